@@ -1,0 +1,65 @@
+"""Network servers with blocking handlers: a drop-in for the standard library's `socketserver`.
+
+``import fastsocketserver as socketserver`` is all that most programs need; for code that imports
+`socketserver` by itself (`http.server`, for one), call `install()` first.
+
+Servers: `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer`. Each handles one request
+at a time; `ThreadingMixIn` and `ForkingMixIn` make them concurrent, and `ThreadingTCPServer` and its
+like are the ready-made combinations. Handlers: `BaseRequestHandler`, `StreamRequestHandler` and
+`DatagramRequestHandler`.
+"""
+
+import os
+import selectors
+import socket
+import sys
+import threading
+from io import BufferedIOBase
+from time import monotonic as time
+
+from . import _core
+from ._base import BaseServer, _ServerSelector
+from ._handlers import (
+    BaseRequestHandler,
+    DatagramRequestHandler,
+    StreamRequestHandler,
+    _SocketWriter,
+)
+from ._install import install, uninstall
+from ._mixins import ThreadingMixIn, ThreadingTCPServer, ThreadingUDPServer, _NoThreads, _Threads
+from ._package import Package, publish
+from ._servers import TCPServer, UDPServer
+
+__all__ = [
+    "BaseRequestHandler",
+    "BaseServer",
+    "DatagramRequestHandler",
+    "StreamRequestHandler",
+    "TCPServer",
+    "ThreadingMixIn",
+    "ThreadingTCPServer",
+    "ThreadingUDPServer",
+    "UDPServer",
+]
+if hasattr(os, "fork"):
+    from ._mixins import ForkingMixIn, ForkingTCPServer, ForkingUDPServer
+
+    __all__ += ["ForkingMixIn", "ForkingTCPServer", "ForkingUDPServer"]
+if hasattr(socket, "AF_UNIX"):
+    from ._mixins import ThreadingUnixDatagramServer, ThreadingUnixStreamServer
+    from ._servers import UnixDatagramServer, UnixStreamServer
+
+    __all__ += [
+        "ThreadingUnixDatagramServer",
+        "ThreadingUnixStreamServer",
+        "UnixDatagramServer",
+        "UnixStreamServer",
+    ]
+    if hasattr(os, "fork"):
+        from ._mixins import ForkingUnixDatagramServer, ForkingUnixStreamServer
+
+        __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
+
+_core.declare_defaults(BaseServer, TCPServer, UDPServer)
+publish(__name__, sys.modules[__name__])
+sys.modules[__name__].__class__ = Package

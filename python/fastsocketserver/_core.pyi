@@ -1,0 +1,49 @@
+"""What the package's classes stand on."""
+
+from collections.abc import Callable
+from typing import Any, final
+
+@final
+class Engine:
+    """What of a server must outlive one call: the way to wake its loop.
+
+    A server makes one when it is first needed. It holds no reference to the server.
+    """
+
+    def __new__(cls) -> Engine: ...
+    def serve(
+        self,
+        server: Any,
+        poll_interval: float | None,
+        select: Callable[[float | None], object] | None,
+    ) -> None:
+        """Run the loop for `server` until `_BaseServer__shutdown_request` is true or it is closed.
+
+        The interpreter lock is released while it waits. `select`, if not `None`, waits in place of
+        the core: `select(timeout)` returns something true when the server is readable.
+
+        Raises:
+            ValueError: `server.fileno()` is no descriptor, or `poll_interval` is not a number.
+            OverflowError: `poll_interval` is infinite.
+        """
+
+    def wake(self) -> None:
+        """End the wait of every loop that runs for this server; from any thread."""
+
+    def is_serving_thread(self) -> bool:
+        """Whether the calling thread is inside `serve()`."""
+
+def declare_defaults(base: type, tcp: type, udp: type) -> None:
+    """Tell which methods are the package's own; called once, when its classes are defined."""
+
+def handle_request_noblock(server: Any) -> None:
+    """Handle one request without waiting for it; none is no error."""
+
+def wait_readable(server: Any, timeout: float | None) -> bool:
+    """Wait until `server.fileno()` is readable; false after `timeout` seconds.
+
+    The interpreter lock is released meanwhile, and Python's signal handlers run.
+
+    Raises:
+        ValueError: `server.fileno()` is no descriptor.
+    """

@@ -1,0 +1,218 @@
+"""Mix-ins that have requests handled concurrently, and the combinations with each server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from ._servers import TCPServer, UDPServer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._base import AddressType, BaseServer, RequestType
+
+    # The mix-ins stand before a server among the bases: what they extend is a server's.
+    _Server = BaseServer
+else:
+    _Server = object
+
+
+class _Threads(list[threading.Thread]):
+    """The request threads that `server_close()` waits for: not the daemons, and not the ended."""
+
+    def append(self, thread: threading.Thread) -> None:
+        """Take in `thread`, and let go of those that have ended."""
+        self.reap()
+        if not thread.daemon:
+            super().append(thread)
+
+    def pop_all(self) -> list[threading.Thread]:
+        """Return all threads and forget them."""
+        threads = self[:]
+        self.clear()
+        return threads
+
+    def join(self) -> None:
+        """Wait for all of them."""
+        for thread in self.pop_all():
+            thread.join()
+
+    def reap(self) -> None:
+        """Let go of the threads that have ended."""
+        self[:] = [thread for thread in self if thread.is_alive()]
+
+
+class _NoThreads:
+    """In place of `_Threads` where nobody waits."""
+
+    def append(self, thread: threading.Thread) -> None:
+        """Do nothing."""
+
+    def join(self) -> None:
+        """Do nothing."""
+
+
+class ThreadingMixIn(_Server):
+    """Handle each request in a thread of its own.
+
+    Stands before the server class: `class Server(ThreadingMixIn, TCPServer)`.
+
+    Attributes:
+        daemon_threads: Whether the threads are daemons: they do not keep the interpreter from
+            ending, and `server_close()` does not wait for them; false.
+        block_on_close: Whether `server_close()` waits for the threads that are not daemons; true.
+    """
+
+    daemon_threads: bool = False
+    block_on_close: bool = True
+    # Replaced on the instance by the first request.
+    _threads: _Threads | _NoThreads = _NoThreads()
+
+    def process_request_thread(self, request: RequestType, client_address: AddressType) -> None:
+        """Handle the request, and close it; this runs in the request's thread."""
+        try:
+            self.finish_request(request, client_address)
+        except Exception:
+            self.handle_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def process_request(self, request: RequestType, client_address: AddressType) -> None:
+        """Start a thread that runs `process_request_thread()`."""
+        if self.block_on_close:
+            self.__dict__.setdefault("_threads", _Threads())
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address)
+        )
+        thread.daemon = self.daemon_threads
+        self._threads.append(thread)
+        thread.start()
+
+    def server_close(self) -> None:
+        """Close the server, then wait for the request threads if `block_on_close` is true."""
+        super().server_close()
+        self._threads.join()
+
+
+if hasattr(os, "fork"):
+
+    class ForkingMixIn(_Server):
+        """Handle each request in a child process of its own.
+
+        Stands before the server class: `class Server(ForkingMixIn, TCPServer)`. The children are
+        started by `os.fork()` from the thread that serves, and nothing else is started: no thread.
+
+        Attributes:
+            max_children: How many children there are at most, 40; a further request waits.
+            active_children: The process ids of the children that have not been waited for; `None`
+                before the first.
+            timeout: Seconds after which `handle_request()` looks after ended children; 300.
+            block_on_close: Whether `server_close()` waits for the children; true.
+        """
+
+        timeout: float | None = 300
+        active_children: set[int] | None = None
+        max_children: int = 40
+        block_on_close: bool = True
+
+        def collect_children(self, *, blocking: bool = False) -> None:
+            """Wait for children that have ended; with `blocking`, for all of them.
+
+            Only own children are waited for, except that with `max_children` of them any child that
+            ends makes room to look again.
+            """
+            if self.active_children is None:
+                return
+            while len(self.active_children) >= self.max_children:
+                try:
+                    pid, _ = os.waitpid(-1, 0)
+                except ChildProcessError:
+                    # Somebody else has waited for all of them.
+                    self.active_children.clear()
+                except OSError:
+                    break
+                else:
+                    self.active_children.discard(pid)
+            for pid in self.active_children.copy():
+                try:
+                    ended, _ = os.waitpid(pid, 0 if blocking else os.WNOHANG)
+                except ChildProcessError:
+                    ended = pid
+                except OSError:
+                    ended = 0
+                if ended:
+                    self.active_children.discard(ended)
+
+        def handle_timeout(self) -> None:
+            """Look after ended children, when no request has arrived for `timeout` seconds."""
+            self.collect_children()
+
+        def service_actions(self) -> None:
+            """Look after ended children, after each wait of the loop."""
+            self.collect_children()
+
+        def process_request(self, request: RequestType, client_address: AddressType) -> None:
+            """Fork a child that handles the request, and close the parent's copy of it."""
+            pid = os.fork()
+            if pid:
+                if self.active_children is None:
+                    self.active_children = set()
+                self.active_children.add(pid)
+                self.close_request(request)
+            else:
+                self._run_child(request, client_address)
+
+        def _run_child(self, request: RequestType, client_address: AddressType) -> None:
+            """Handle the request, and end this process: nothing may return into the parent's code.
+
+            The status is 0, or 1 if the handler raised.
+            """
+            status = 1
+            try:
+                self.finish_request(request, client_address)
+                status = 0
+            except Exception:
+                self.handle_error(request, client_address)
+            finally:
+                try:
+                    self.shutdown_request(request)
+                finally:
+                    os._exit(status)
+
+        def server_close(self) -> None:
+            """Close the server, then wait for the children if `block_on_close` is true."""
+            super().server_close()
+            self.collect_children(blocking=self.block_on_close)
+
+    class ForkingTCPServer(ForkingMixIn, TCPServer):
+        """A TCP server with a child process for each connection."""
+
+    class ForkingUDPServer(ForkingMixIn, UDPServer):
+        """A UDP server with a child process for each packet."""
+
+
+class ThreadingTCPServer(ThreadingMixIn, TCPServer):
+    """A TCP server with a thread for each connection."""
+
+
+class ThreadingUDPServer(ThreadingMixIn, UDPServer):
+    """A UDP server with a thread for each packet."""
+
+
+if hasattr(socket, "AF_UNIX"):
+    from ._servers import UnixDatagramServer, UnixStreamServer
+
+    class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
+        """A Unix stream server with a thread for each connection."""
+
+    class ThreadingUnixDatagramServer(ThreadingMixIn, UnixDatagramServer):
+        """A Unix datagram server with a thread for each datagram."""
+
+    if hasattr(os, "fork"):
+
+        class ForkingUnixStreamServer(ForkingMixIn, UnixStreamServer):
+            """A Unix stream server with a child process for each connection."""
+
+        class ForkingUnixDatagramServer(ForkingMixIn, UnixDatagramServer):
+            """A Unix datagram server with a child process for each datagram."""

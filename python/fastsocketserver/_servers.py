@@ -1,0 +1,166 @@
+"""Servers for TCP, UDP and Unix sockets, one request at a time."""
+
+from __future__ import annotations
+
+import socket
+
+from ._base import BaseServer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from socket import socket as _Socket
+    from typing import Any
+
+    from ._base import AddressType, HandlerFactory, RequestType
+
+
+class TCPServer(BaseServer):
+    """A server for TCP connections, or other stream sockets.
+
+    The constructor opens the socket and, unless `bind_and_activate` is false, calls
+    `server_bind()` and `server_activate()`; if one of them fails, the socket is closed.
+
+    Attributes:
+        socket: The listening socket. It may be replaced at any time.
+        address_family: `socket.AF_INET`; set it on the class, before the constructor runs.
+        socket_type: `socket.SOCK_STREAM`.
+        request_queue_size: Connections that the kernel holds until they are accepted (`listen(2)`);
+            `socket.SOMAXCONN`, which it is in the standard library from 3.15 on.
+        allow_reuse_address: Set `SO_REUSEADDR` before binding; false.
+        allow_reuse_port: Set `SO_REUSEPORT` before binding, where the family has it; false.
+        disable_nagle_algorithm: Set `TCP_NODELAY` on accepted connections; true, as asyncio does: an
+            answer in two small writes waits 40 ms otherwise.
+    """
+
+    address_family: int = socket.AF_INET
+    socket_type: int = socket.SOCK_STREAM
+    request_queue_size: int = socket.SOMAXCONN
+    allow_reuse_address: bool = False
+    allow_reuse_port: bool = False
+    disable_nagle_algorithm: bool = True
+
+    if TYPE_CHECKING:
+        socket: _Socket
+
+    def __init__(
+        self,
+        server_address: AddressType,
+        RequestHandlerClass: HandlerFactory,
+        bind_and_activate: bool = True,
+    ) -> None:
+        """Open the socket; see the class."""
+        super().__init__(server_address, RequestHandlerClass)
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        if bind_and_activate:
+            try:
+                self.server_bind()
+                self.server_activate()
+            except BaseException:
+                self.server_close()
+                raise
+
+    def server_bind(self) -> None:
+        """Bind the socket, and note the address that it then has in `server_address`."""
+        if self.allow_reuse_address and hasattr(socket, "SO_REUSEADDR"):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if (
+            self.allow_reuse_port
+            and hasattr(socket, "SO_REUSEPORT")
+            and self.address_family in (socket.AF_INET, socket.AF_INET6)
+        ):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def server_activate(self) -> None:
+        """Listen."""
+        self.socket.listen(self.request_queue_size)
+
+    def server_close(self) -> None:
+        """Close the socket; ends a `serve_forever()` that is running in another thread."""
+        self.socket.close()
+        super().server_close()
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for `select` and its kind; -1 when closed."""
+        return self.socket.fileno()
+
+    def get_request(self) -> tuple[RequestType, AddressType]:
+        """Accept a connection.
+
+        Returns:
+            The new socket and the client's address.
+
+        Raises:
+            OSError: There is none after all; the loop goes on.
+        """
+        request, client_address = self.socket.accept()
+        if self.disable_nagle_algorithm and type(request) is socket.socket:
+            _disable_nagle(request)
+        return request, client_address
+
+    def shutdown_request(self, request: RequestType) -> None:
+        """Tell the client that nothing more will come, then close the connection."""
+        try:
+            # Closing alone would reset a connection whose socket lives on elsewhere.
+            request.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # The client may be gone already.
+        self.close_request(request)
+
+    def close_request(self, request: RequestType) -> None:
+        """Close the connection."""
+        request.close()
+
+
+class UDPServer(TCPServer):
+    """A server for UDP packets, or other datagrams.
+
+    A request is a pair: the bytes of one packet, and the server's socket to answer with.
+
+    Attributes:
+        max_packet_size: Bytes of a packet that are received at most, 8192; the rest of a longer one
+            is lost.
+    """
+
+    socket_type: int = socket.SOCK_DGRAM
+    allow_reuse_address: bool = False
+    allow_reuse_port: bool = False
+    max_packet_size: int = 8192
+
+    def get_request(self) -> tuple[tuple[bytes, _Socket], AddressType]:
+        """Receive a packet: `(data, socket)` and the client's address."""
+        data, client_address = self.socket.recvfrom(self.max_packet_size)
+        return (data, self.socket), client_address
+
+    def server_activate(self) -> None:
+        """Do nothing: datagram sockets do not listen."""
+
+    def shutdown_request(self, request: RequestType) -> None:
+        """End the request: there is no connection, so only `close_request()` is called."""
+        self.close_request(request)
+
+    def close_request(self, request: RequestType) -> None:
+        """Do nothing: the socket is the server's."""
+
+
+if hasattr(socket, "AF_UNIX"):
+
+    class UnixStreamServer(TCPServer):
+        """A server for connections to a Unix socket."""
+
+        address_family: int = socket.AF_UNIX
+
+    class UnixDatagramServer(UDPServer):
+        """A server for datagrams to a Unix socket."""
+
+        address_family: int = socket.AF_UNIX
+
+
+def _disable_nagle(request: Any) -> None:
+    """Set `TCP_NODELAY` where the socket's family has it."""
+    if request.family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # The client may be gone already; other protocols of the family do not have it.

@@ -1,0 +1,107 @@
+//! Stream listeners: bind, listen, accept.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use socket2::{SockRef, Socket, Type};
+
+use crate::address::Address;
+use crate::options::ListenOptions;
+use crate::sys;
+
+/// A bound and listening stream socket, non-blocking.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+}
+
+impl Listener {
+    /// Opens a socket, binds it to `address` and listens.
+    ///
+    /// The order is `SO_REUSEADDR`, `SO_REUSEPORT`, `bind`, `listen`. Port 0 lets the kernel choose:
+    /// ask [`local_addr`](Self::local_addr).
+    ///
+    /// # Errors
+    ///
+    /// What `socket(2)`, `bind(2)` and `listen(2)` report; nothing stays open.
+    pub fn bind(address: &Address, options: &ListenOptions) -> io::Result<Self> {
+        let socket = open(address, Type::STREAM, options)?;
+        socket.listen(options.backlog)?;
+        Ok(Self { socket })
+    }
+
+    /// The address that the socket is bound to.
+    ///
+    /// # Errors
+    ///
+    /// What `getsockname(2)` reports.
+    pub fn local_addr(&self) -> io::Result<Address> {
+        local_addr(&self.socket)
+    }
+
+    /// Takes the next connection, without waiting; the new socket blocks.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when none is waiting; see [`AcceptFailure`](crate::AcceptFailure) for the
+    /// others.
+    pub fn accept(&self) -> io::Result<(Socket, Address)> {
+        let (socket, address) = accept(self.socket.as_fd(), Mode::Nonblocking)?;
+        Ok((socket, address.unwrap_or(Address::UnixUnnamed)))
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// How a listener's descriptor behaves when nothing is waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Blocking,
+    Nonblocking,
+}
+
+/// Accepts from `listener` without waiting, whatever its mode, which is the same afterwards.
+///
+/// The new socket blocks and is not inherited by other programs; the address is `None` for families
+/// that [`Address`] does not know.
+pub(crate) fn accept(
+    listener: BorrowedFd<'_>,
+    mode: Mode,
+) -> io::Result<(Socket, Option<Address>)> {
+    let guard = match mode {
+        Mode::Blocking => Some(sys::BorrowedNonblocking::enter(listener)?),
+        Mode::Nonblocking => None,
+    };
+    let accepted = SockRef::from(&listener).accept();
+    drop(guard);
+    let (socket, address) = accepted?;
+    // BSD and macOS hand the listener's mode on to the new socket; Linux does not.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    socket.set_nonblocking(false)?;
+    Ok((socket, Address::from_sockaddr(&address)))
+}
+
+/// Opens a non-blocking socket of the address's family and binds it.
+pub(crate) fn open(address: &Address, kind: Type, options: &ListenOptions) -> io::Result<Socket> {
+    let domain = address.domain();
+    let socket = Socket::new(domain, kind, None)?;
+    socket.set_nonblocking(true)?;
+    if options.reuse_address {
+        socket.set_reuse_address(true)?;
+    }
+    if options.reuse_port && domain != socket2::Domain::UNIX {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.to_sockaddr()?)?;
+    Ok(socket)
+}
+
+/// The address that `socket` is bound to.
+pub(crate) fn local_addr(socket: &Socket) -> io::Result<Address> {
+    let address = socket.local_addr()?;
+    Address::from_sockaddr(&address).ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+}

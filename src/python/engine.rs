@@ -1,0 +1,209 @@
+//! The object that a server holds privately, and the loop's Python service.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::error::Raised;
+use super::hooks::Hooks;
+use super::interpreter::{call, duration, wait_detached};
+use crate::event_loop::{self, Progress, Readiness, Selector, Service, Source};
+use crate::wait::{Blocking, Wait};
+use crate::waker::Waker;
+
+/// What of a server must outlive one call: the way to wake its loop.
+///
+/// It holds no reference to the server, which holds it: both go without the cycle collector.
+#[pyclass(frozen, module = "fastsocketserver._core")]
+#[derive(Debug, Default)]
+pub(super) struct Engine {
+    waker: Waker,
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs the loop for `server` until `_BaseServer__shutdown_request` is true or it is closed.
+    ///
+    /// `select`, if not `None`, waits in place of the core: `select(timeout)` returns something true
+    /// when the server is readable.
+    #[pyo3(signature = (server, poll_interval, select))]
+    fn serve(
+        &self,
+        server: &Bound<'_, PyAny>,
+        poll_interval: Option<f64>,
+        select: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let poll_interval = poll_interval.map(duration).transpose()?;
+        let mut serving = Serving {
+            logger: call(
+                &server.py().import("logging")?.getattr("getLogger")?,
+                ("fastsocketserver",),
+            )?,
+            hooks: Hooks::new(server),
+            select,
+            watched: None,
+            woken: false,
+        };
+        Ok(event_loop::run(&mut serving, &self.waker, poll_interval)?)
+    }
+
+    /// Ends the wait of every loop that runs for this server.
+    fn wake(&self) {
+        // Without it the loop notices when its poll interval is over.
+        let _ = self.waker.wake();
+    }
+
+    /// Whether the calling thread is inside `serve`.
+    fn is_serving_thread(&self) -> bool {
+        self.waker.is_current_thread()
+    }
+}
+
+/// Handles one request without waiting for it, as `BaseServer._handle_request_noblock` promises.
+#[pyfunction]
+pub(super) fn handle_request_noblock(server: &Bound<'_, PyAny>) -> PyResult<()> {
+    Hooks::new(server).handle_request_noblock()?;
+    Ok(())
+}
+
+/// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.
+#[pyfunction]
+#[pyo3(signature = (server, timeout))]
+pub(super) fn wait_readable(server: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
+    let (fileno, _) = Hooks::new(server).fileno()?;
+    let fd = valid_descriptor(&fileno, server)?;
+    let timeout = timeout.map(duration).transpose()?;
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if let Some(readable) =
+            wait_detached(server.py(), || Blocking.readable(fd, left.or(timeout)))?
+        {
+            return Ok(readable);
+        }
+    }
+}
+
+/// What `selectors` makes of a file object's `fileno()`.
+fn valid_descriptor(fileno: &Bound<'_, PyAny>, server: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    match fileno.extract::<RawFd>() {
+        Ok(fd) if fd >= 0 => Ok(fd),
+        Ok(fd) => Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}"))),
+        Err(_) => Err(PyValueError::new_err(format!("Invalid file object: {}", server.repr()?))),
+    }
+}
+
+/// One run of the loop for a Python server.
+struct Serving<'py> {
+    hooks: Hooks<'py>,
+    select: Option<Bound<'py, PyAny>>,
+    logger: Bound<'py, PyAny>,
+    /// What `source` has answered last.
+    watched: Option<Watched<'py>>,
+    /// Whether somebody has woken the loop since `source` was asked.
+    woken: bool,
+}
+
+struct Watched<'py> {
+    source: Source,
+    /// The server's socket, kept alive so that no other object can have its identity; `None` where
+    /// `fileno` is overridden.
+    socket: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> Serving<'py> {
+    fn py(&self) -> Python<'py> {
+        self.hooks.server().py()
+    }
+
+    fn log(&self, level: &str, message: &str, argument: Option<String>) {
+        let logged = self.logger.getattr(level).and_then(|log| match argument {
+            Some(argument) => call(&log, (message, argument)),
+            None => call(&log, (message,)),
+        });
+        if let Err(error) = logged {
+            error.write_unraisable(self.py(), Some(&self.logger));
+        }
+    }
+}
+
+impl Service for Serving<'_> {
+    type Error = Raised;
+
+    fn stopping(&mut self) -> Result<bool, Raised> {
+        let py = self.py();
+        py.check_signals()?;
+        let requested = self.hooks.server().getattr(intern!(py, "_BaseServer__shutdown_request"))?;
+        Ok(requested.is_truthy()?)
+    }
+
+    fn source(&mut self) -> Result<Option<Source>, Raised> {
+        let server = self.hooks.server();
+        if let Some(Watched { source, socket: None }) = &self.watched {
+            // An overridden fileno() is the program's to call: again only when something has changed.
+            if !std::mem::take(&mut self.woken) {
+                return Ok(Some(*source));
+            }
+        }
+        let (fileno, socket) = self.hooks.fileno()?;
+        let first = self.watched.is_none();
+        let fd = match valid_descriptor(&fileno, server) {
+            Ok(fd) => fd,
+            Err(error) if first => return Err(error.into()),
+            // Closed while serving: that is its end.
+            Err(_) => return Ok(None),
+        };
+        let identity = socket.as_ref().map_or(0, |socket| socket.as_ptr() as usize);
+        let source = Source { fd, identity };
+        self.watched = Some(Watched { source, socket });
+        Ok(Some(source))
+    }
+
+    fn select(
+        &mut self,
+        selector: &mut Selector,
+        timeout: Option<Duration>,
+    ) -> Result<Readiness, Raised> {
+        let py = self.py();
+        let readiness = match &self.select {
+            Some(select) => {
+                let timeout = timeout.map(|timeout| timeout.as_secs_f64());
+                let listener = call(select, (timeout,))?.is_truthy()?;
+                Readiness { listener, woken: false }
+            }
+            None => wait_detached(py, || selector.select(timeout))?.unwrap_or_default(),
+        };
+        self.woken |= readiness.woken;
+        Ok(readiness)
+    }
+
+    fn ready(&mut self) -> Result<Progress, Raised> {
+        match self.hooks.take()? {
+            // A selector of the program's own is asked before each request.
+            Progress::More if self.select.is_some() => Ok(Progress::Unknown),
+            progress => Ok(progress),
+        }
+    }
+
+    fn waited(&mut self) -> Result<(), Raised> {
+        Ok(self.hooks.service_actions()?)
+    }
+
+    fn troubled(&mut self, error: &io::Error) {
+        let message = "cannot accept requests: %s; trying again until it works";
+        self.log("warning", message, Some(error.to_string()));
+    }
+
+    fn recovered(&mut self) {
+        self.log("info", "accepting requests again", None);
+    }
+}

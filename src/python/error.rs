@@ -1,0 +1,83 @@
+//! Errors on their way to Python, and the exception that Python code is handling.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ptr;
+
+use pyo3::exceptions::PyOSError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+/// A Python exception; unlike `PyErr` it keeps the errno of an [`io::Error`].
+#[derive(Debug)]
+pub(super) struct Raised(pub(super) PyErr);
+
+impl From<PyErr> for Raised {
+    fn from(error: PyErr) -> Self {
+        Self(error)
+    }
+}
+
+impl From<io::Error> for Raised {
+    /// `OSError(errno, os.strerror(errno))`, which picks the subclass that belongs to the errno.
+    fn from(error: io::Error) -> Self {
+        let Some(errno) = error.raw_os_error() else { return Self(error.into()) };
+        Python::attach(|py| {
+            let text = py.import("os").and_then(|os| os.call_method1("strerror", (errno,)));
+            Self(match text {
+                Ok(text) => PyOSError::new_err((errno, text.unbind())),
+                Err(raised) => raised,
+            })
+        })
+    }
+}
+
+impl From<Raised> for PyErr {
+    fn from(Raised(error): Raised) -> Self {
+        error
+    }
+}
+
+/// The errno of an `OSError`, as an [`io::Error`] that sorts the same way.
+pub(super) fn io_error(py: Python<'_>, error: &PyErr) -> io::Error {
+    let errno = error.value(py).getattr("errno").and_then(|errno| errno.extract::<i32>());
+    errno.map_or_else(|_| io::ErrorKind::Other.into(), io::Error::from_raw_os_error)
+}
+
+/// Makes an exception the one that is being handled, until this value is dropped.
+///
+/// Code called meanwhile sees what an `except` block's code sees: `sys.exc_info()`, and a bare
+/// `raise` raises it again.
+pub(super) struct Handling<'py> {
+    py: Python<'py>,
+    former: [*mut ffi::PyObject; 3],
+}
+
+impl<'py> Handling<'py> {
+    pub(super) fn begin(py: Python<'py>, error: &PyErr) -> Self {
+        let value = error.clone_ref(py).into_value(py).into_bound(py).into_any();
+        let class = value.get_type().into_any();
+        let traceback = error.traceback(py).map_or(ptr::null_mut(), |tb| tb.into_any().into_ptr());
+        let [mut former_type, mut former_value, mut former_traceback] = [ptr::null_mut(); 3];
+        // SAFETY: attached. The first call gives new references to what was handled before (or
+        // null), which `drop` hands back; the second takes over the three references.
+        unsafe {
+            ffi::PyErr_GetExcInfo(
+                &raw mut former_type,
+                &raw mut former_value,
+                &raw mut former_traceback,
+            );
+            ffi::PyErr_SetExcInfo(class.into_ptr(), value.into_ptr(), traceback);
+        }
+        Self { py, former: [former_type, former_value, former_traceback] }
+    }
+}
+
+impl Drop for Handling<'_> {
+    fn drop(&mut self) {
+        let _attached = self.py;
+        let [class, value, traceback] = self.former;
+        // SAFETY: attached, and the references are ours since `begin`; the call takes them over.
+        unsafe { ffi::PyErr_SetExcInfo(class, value, traceback) };
+    }
+}

@@ -1,0 +1,382 @@
+//! Calls a server's hooks, in the reference's order.
+//!
+//! ```text
+//! Hooks::take
+//!   _handle_request_noblock            overridden: called, and does all below itself
+//!   get_request                        OSError: no request this time
+//!   verify_request                     false, or raising: shutdown_request
+//!   process_request
+//!     finish_request                   RequestHandlerClass(request, client_address, server)
+//!     shutdown_request
+//!       close_request
+//!   handle_error, shutdown_request     when process_request raised
+//! ```
+//!
+//! A hook that nobody has overridden need not be called where this knows what it does. This is the
+//! only place that knows which those are.
+
+use pyo3::exceptions::{PyException, PyOSError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyMappingProxy, PyString, PyTuple, PyType};
+
+use super::error::{Handling, Raised, io_error};
+use super::interpreter::{call, is_method};
+use super::socket::NativeSocket;
+use crate::error::AcceptFailure;
+use crate::event_loop::Progress;
+
+/// The package's class that defines a method which stands as it was defined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    BaseServer,
+    TcpServer,
+    UdpServer,
+}
+
+/// A hook, and the functions that it is where nobody has overridden it.
+#[derive(Debug)]
+struct Hook {
+    name: Py<PyString>,
+    functions: Vec<(Owner, Py<PyAny>)>,
+}
+
+/// The hooks that have a shortcut.
+#[derive(Debug)]
+struct Defaults {
+    close_request: Hook,
+    fileno: Hook,
+    finish_request: Hook,
+    get_request: Hook,
+    handle_request_noblock: Hook,
+    process_request: Hook,
+    service_actions: Hook,
+    shutdown_request: Hook,
+    verify_request: Hook,
+}
+
+static DEFAULTS: PyOnceLock<Defaults> = PyOnceLock::new();
+
+/// Tells which methods are the package's own, before a program can have replaced one.
+///
+/// The package calls it once, when its classes are defined.
+#[pyfunction]
+pub(super) fn declare_defaults(
+    base: &Bound<'_, PyType>,
+    tcp: &Bound<'_, PyType>,
+    udp: &Bound<'_, PyType>,
+) -> PyResult<()> {
+    let py = base.py();
+    let hook = |name: &str| -> PyResult<Hook> {
+        let mut functions = Vec::new();
+        for (owner, class) in
+            [(Owner::BaseServer, base), (Owner::TcpServer, tcp), (Owner::UdpServer, udp)]
+        {
+            let namespace = class.getattr("__dict__")?.cast_into::<PyMappingProxy>()?;
+            if namespace.contains(name)? {
+                functions.push((owner, namespace.get_item(name)?.unbind()));
+            }
+        }
+        Ok(Hook { name: PyString::intern(py, name).unbind(), functions })
+    };
+    let defaults = Defaults {
+        close_request: hook("close_request")?,
+        fileno: hook("fileno")?,
+        finish_request: hook("finish_request")?,
+        get_request: hook("get_request")?,
+        handle_request_noblock: hook("_handle_request_noblock")?,
+        process_request: hook("process_request")?,
+        service_actions: hook("service_actions")?,
+        shutdown_request: hook("shutdown_request")?,
+        verify_request: hook("verify_request")?,
+    };
+    let _ = DEFAULTS.set(py, defaults);
+    Ok(())
+}
+
+/// A hook as one server has it now.
+#[derive(Debug)]
+struct Method<'py> {
+    /// `None` when it is overridden, on the class or on the instance.
+    owner: Option<Owner>,
+    callable: Bound<'py, PyAny>,
+}
+
+/// What has come of asking for a request.
+#[derive(Debug)]
+enum Taken<'py> {
+    Request(Request<'py>),
+    Nothing(Progress),
+}
+
+#[derive(Debug)]
+struct Request<'py> {
+    request: Bound<'py, PyAny>,
+    client_address: Bound<'py, PyAny>,
+    /// Whether it was taken from a listener that can be asked again without waiting for it.
+    natively: bool,
+}
+
+/// The hooks of one server, for the length of one call from Python.
+#[derive(Debug)]
+pub(super) struct Hooks<'py> {
+    server: Bound<'py, PyAny>,
+    defaults: &'py Defaults,
+    /// The server's socket when last seen, if requests can be taken from it natively.
+    socket: Option<NativeSocket<'py>>,
+    /// Where datagrams are received; as long as `max_packet_size`.
+    buffer: Vec<u8>,
+}
+
+impl<'py> Hooks<'py> {
+    pub(super) fn new(server: &Bound<'py, PyAny>) -> Self {
+        let defaults = DEFAULTS.get(server.py()).expect("the package declares its defaults");
+        Self { server: server.clone(), defaults, socket: None, buffer: Vec::new() }
+    }
+
+    pub(super) fn server(&self) -> &Bound<'py, PyAny> {
+        &self.server
+    }
+
+    /// Takes one request, if there is one, and has it handled.
+    pub(super) fn take(&mut self) -> Result<Progress, Raised> {
+        let method = self.method(&self.defaults.handle_request_noblock)?;
+        if method.owner.is_some() {
+            return self.handle_request_noblock();
+        }
+        call(&method.callable, ())?;
+        Ok(Progress::Unknown)
+    }
+
+    /// What `BaseServer._handle_request_noblock` does.
+    pub(super) fn handle_request_noblock(&mut self) -> Result<Progress, Raised> {
+        let Request { request, client_address, natively } = match self.get_request()? {
+            Taken::Request(request) => request,
+            Taken::Nothing(progress) => return Ok(progress),
+        };
+        match self.verify_request(&request, &client_address) {
+            Ok(true) => self.process(&request, &client_address)?,
+            Ok(false) => self.shutdown_request(&request)?,
+            Err(error) => {
+                self.shutdown_request(&request)?;
+                return Err(error.into());
+            }
+        }
+        Ok(if natively { Progress::More } else { Progress::Unknown })
+    }
+
+    /// The descriptor that the server waits on, and its socket unless `fileno` is overridden.
+    pub(super) fn fileno(&self) -> PyResult<(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
+        let method = self.method(&self.defaults.fileno)?;
+        if method.owner.is_none() {
+            return Ok((call(&method.callable, ())?, None));
+        }
+        let py = self.server.py();
+        let socket = self.server.getattr(intern!(py, "socket"))?;
+        let fileno = call(&socket.getattr(intern!(py, "fileno"))?, ())?;
+        Ok((fileno, Some(socket)))
+    }
+
+    pub(super) fn service_actions(&self) -> PyResult<()> {
+        let method = self.method(&self.defaults.service_actions)?;
+        if method.owner.is_none() {
+            call(&method.callable, ())?;
+        }
+        Ok(())
+    }
+
+    fn method(&self, hook: &'py Hook) -> PyResult<Method<'py>> {
+        let py = self.server.py();
+        let callable = self.server.getattr(hook.name.bind(py))?;
+        let original =
+            hook.functions.iter().find(|(_, own)| is_method(&callable, &self.server, own.bind(py)));
+        Ok(Method { owner: original.map(|&(owner, _)| owner), callable })
+    }
+
+    fn get_request(&mut self) -> Result<Taken<'py>, Raised> {
+        let py = self.server.py();
+        let method = self.method(&self.defaults.get_request)?;
+        let native = match method.owner {
+            Some(Owner::TcpServer) if self.find_native_socket()? => self.accept(),
+            Some(Owner::UdpServer) if self.find_native_socket()? => self.receive(),
+            _ => return self.ask_for_request(&method.callable),
+        };
+        match native {
+            Ok((request, client_address)) => {
+                Ok(Taken::Request(Request { request, client_address, natively: true }))
+            }
+            Err(Raised(error)) if error.is_instance_of::<PyOSError>(py) => {
+                Ok(Taken::Nothing(Progress::after(io_error(py, &error))))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks whether the server's socket, as it is now, is one to take requests from natively.
+    fn find_native_socket(&mut self) -> PyResult<bool> {
+        let object = self.server.getattr(intern!(self.server.py(), "socket"))?;
+        if !self.socket.as_ref().is_some_and(|socket| socket.is(&object)) {
+            self.socket = NativeSocket::of(&object)?;
+        }
+        Ok(self.socket.is_some())
+    }
+
+    fn accept(&self) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
+        let py = self.server.py();
+        let nodelay = self.server.getattr(intern!(py, "disable_nagle_algorithm"))?.is_truthy()?;
+        self.socket.as_ref().expect("found before").accept(nodelay)
+    }
+
+    fn receive(&mut self) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
+        let py = self.server.py();
+        let socket = self.socket.as_ref().expect("found before");
+        let size: usize = self.server.getattr(intern!(py, "max_packet_size"))?.extract()?;
+        self.buffer.resize(size, 0);
+        let (data, client_address) = socket.receive(&mut self.buffer)?;
+        Ok(((data, socket.object()).into_pyobject(py)?.into_any(), client_address))
+    }
+
+    /// Calls `get_request`: somebody else's, or ours on a socket that must be asked itself.
+    fn ask_for_request(&self, get_request: &Bound<'py, PyAny>) -> Result<Taken<'py>, Raised> {
+        let py = self.server.py();
+        match call(get_request, ()).and_then(|pair| unpack(&pair)) {
+            Ok((request, client_address)) => {
+                Ok(Taken::Request(Request { request, client_address, natively: false }))
+            }
+            Err(error) if error.is_instance_of::<PyOSError>(py) => {
+                let error = io_error(py, &error);
+                // Only want of room is known to last: any other errno may be a hook's own way to
+                // refuse one client.
+                Ok(Taken::Nothing(match AcceptFailure::of(&error) {
+                    AcceptFailure::Capacity => Progress::Failed(error),
+                    _ => Progress::Unknown,
+                }))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn verify_request(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<bool> {
+        let method = self.method(&self.defaults.verify_request)?;
+        if method.owner.is_some() {
+            return Ok(true);
+        }
+        call(&method.callable, (request, client_address))?.is_truthy()
+    }
+
+    /// `process_request`, and what is owed when it raises.
+    fn process(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let py = self.server.py();
+        let Err(error) = self.process_request(request, client_address) else { return Ok(()) };
+        let handled = if error.is_instance_of::<PyException>(py) {
+            let _handling = Handling::begin(py, &error);
+            self.server
+                .getattr(intern!(py, "handle_error"))
+                .and_then(|handle_error| call(&handle_error, (request, client_address)))
+                .map(drop)
+        } else {
+            Err(error)
+        };
+        // Also when handle_error has raised: nothing may stay open.
+        self.shutdown_request(request)?;
+        handled
+    }
+
+    fn process_request(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let method = self.method(&self.defaults.process_request)?;
+        if method.owner.is_none() {
+            call(&method.callable, (request, client_address))?;
+            return Ok(());
+        }
+        self.finish_request(request, client_address)?;
+        self.shutdown_request(request)
+    }
+
+    fn finish_request(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let py = self.server.py();
+        let method = self.method(&self.defaults.finish_request)?;
+        if method.owner.is_none() {
+            call(&method.callable, (request, client_address))?;
+        } else {
+            let class = self.server.getattr(intern!(py, "RequestHandlerClass"))?;
+            call(&class, (request, client_address, &self.server))?;
+        }
+        Ok(())
+    }
+
+    fn shutdown_request(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
+        let py = self.server.py();
+        let method = self.method(&self.defaults.shutdown_request)?;
+        match method.owner {
+            None => {
+                call(&method.callable, (request,))?;
+                return Ok(());
+            }
+            Some(Owner::TcpServer) => {
+                const SHUT_WR: i32 = 1;
+                let shutdown = request.getattr(intern!(py, "shutdown"))?;
+                match call(&shutdown, (SHUT_WR,)) {
+                    Err(error) if !error.is_instance_of::<PyOSError>(py) => return Err(error),
+                    // The peer may be gone already.
+                    _ => {}
+                }
+            }
+            Some(Owner::BaseServer | Owner::UdpServer) => {}
+        }
+        self.close_request(request)
+    }
+
+    fn close_request(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
+        let method = self.method(&self.defaults.close_request)?;
+        match method.owner {
+            None => call(&method.callable, (request,)).map(drop),
+            Some(Owner::TcpServer) => {
+                let close = request.getattr(intern!(self.server.py(), "close"))?;
+                call(&close, ()).map(drop)
+            }
+            Some(Owner::BaseServer | Owner::UdpServer) => Ok(()),
+        }
+    }
+}
+
+/// What `request, client_address = pair` does.
+fn unpack<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let py = pair.py();
+    let tuple = match pair.cast::<PyTuple>() {
+        Ok(tuple) => tuple.clone(),
+        Err(_) if pair.try_iter().is_err() => {
+            let class = pair.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("cannot unpack non-iterable {class} object")));
+        }
+        Err(_) => {
+            let class = py.get_type::<PyTuple>();
+            call(class.as_any(), (pair,))?.cast_into::<PyTuple>()?
+        }
+    };
+    match tuple.len() {
+        2 => Ok((tuple.get_item(0)?, tuple.get_item(1)?)),
+        length if length > 2 => {
+            Err(PyValueError::new_err("too many values to unpack (expected 2)"))
+        }
+        length => Err(PyValueError::new_err(format!(
+            "not enough values to unpack (expected 2, got {length})"
+        ))),
+    }
+}

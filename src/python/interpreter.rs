@@ -1,0 +1,118 @@
+//! The interpreter lock and the interpreter's end.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::time::Duration;
+
+use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::error::Raised;
+
+/// Calls `callable` with positional arguments.
+///
+/// All Python code that this module runs is run through here. Before 3.14, a daemon thread that wants
+/// the lock while the interpreter ends is ended by `pthread_exit`, which unwinds its stack; Rust
+/// frames on it would abort the process ([CPython 87135], [rust-lang 135929]). Such a thread is left
+/// to hang instead, as it is from 3.14 on.
+///
+/// [CPython 87135]: https://github.com/python/cpython/issues/87135
+/// [rust-lang 135929]: https://github.com/rust-lang/rust/issues/135929
+pub(super) fn call<'py, A>(callable: &Bound<'py, PyAny>, args: A) -> PyResult<Bound<'py, PyAny>>
+where
+    A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
+{
+    let py = callable.py();
+    let args = args.into_pyobject(py).map_err(Into::into)?;
+    let guard = HangOnUnwind;
+    // SAFETY: attached, `callable` and `args` live until after the call, `args` is a tuple. The
+    // result is a new reference, or null with an exception set. Nothing is on this frame that a
+    // forced unwind would have to drop before `guard` stops it.
+    let result = unsafe { PyObject_Call(callable.as_ptr(), args.as_ptr(), std::ptr::null_mut()) };
+    guard.disarm();
+    // SAFETY: as above.
+    unsafe { Bound::from_owned_ptr_or_err(py, result) }
+}
+
+unsafe extern "C-unwind" {
+    /// pyo3-ffi declares it as never unwinding, which is what must be caught here.
+    fn PyObject_Call(
+        callable: *mut ffi::PyObject,
+        args: *mut ffi::PyObject,
+        kwargs: *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject;
+}
+
+// From CPython's classobject.h, which pyo3-ffi leaves out.
+unsafe extern "C" {
+    static mut PyMethod_Type: ffi::PyTypeObject;
+    fn PyMethod_Function(method: *mut ffi::PyObject) -> *mut ffi::PyObject;
+    fn PyMethod_Self(method: *mut ffi::PyObject) -> *mut ffi::PyObject;
+}
+
+struct HangOnUnwind;
+
+impl HangOnUnwind {
+    #[allow(clippy::mem_forget, reason = "the guard's drop is what must not happen")]
+    fn disarm(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for HangOnUnwind {
+    fn drop(&mut self) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// Whether `attribute`, got from `object`, is the method that `function` is for it.
+pub(super) fn is_method(
+    attribute: &Bound<'_, PyAny>,
+    object: &Bound<'_, PyAny>,
+    function: &Bound<'_, PyAny>,
+) -> bool {
+    // SAFETY: attached, and both accessors take an object that was found to be a method; they
+    // borrow from it.
+    unsafe {
+        ffi::Py_IS_TYPE(attribute.as_ptr(), &raw mut PyMethod_Type) != 0
+            && PyMethod_Self(attribute.as_ptr()) == object.as_ptr()
+            && PyMethod_Function(attribute.as_ptr()) == function.as_ptr()
+    }
+}
+
+/// Runs `wait` without the lock; `None` when a signal ended it, after Python's handlers have run.
+///
+/// # Errors
+///
+/// What a signal's handler raises (`KeyboardInterrupt`), and what `wait` returns.
+pub(super) fn wait_detached<T: Send>(
+    py: Python<'_>,
+    wait: impl FnOnce() -> io::Result<T> + Send,
+) -> Result<Option<T>, Raised> {
+    match py.detach(wait) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            py.check_signals()?;
+            Ok(None)
+        }
+        outcome => Ok(Some(outcome?)),
+    }
+}
+
+/// A timeout as Python gives it: seconds, below zero meaning zero.
+///
+/// # Errors
+///
+/// `ValueError` for NaN and `OverflowError` for infinity, as the `selectors` module raises.
+pub(super) fn duration(seconds: f64) -> PyResult<Duration> {
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err("cannot convert float NaN to integer"));
+    }
+    if seconds.is_infinite() && seconds > 0.0 {
+        return Err(PyOverflowError::new_err("cannot convert float infinity to integer"));
+    }
+    Ok(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
+}

@@ -1,0 +1,123 @@
+//! Descriptors and `socket.socket` objects.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyModule};
+use socket2::Socket;
+
+use super::address;
+use super::error::Raised;
+use super::interpreter::call;
+use crate::address::Address;
+use crate::datagram;
+use crate::listener::{self, Mode};
+
+/// A server's own socket, where the core may take requests from it without asking it.
+///
+/// That is an object that is exactly a `socket.socket` of a family whose addresses the core knows;
+/// any other is asked through its own methods.
+#[derive(Debug)]
+pub(super) struct NativeSocket<'py> {
+    object: Bound<'py, PyAny>,
+    class: Bound<'py, PyAny>,
+    family: i32,
+    kind: i32,
+    proto: i32,
+}
+
+impl<'py> NativeSocket<'py> {
+    /// Looks at `object`; `None` where it must be asked itself.
+    pub(super) fn of(object: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
+        let py = object.py();
+        let class = socket_module(py)?.getattr(intern!(py, "socket"))?;
+        // A class put in its place (by gevent, say) is another module's.
+        if !object.get_type().is(&class)
+            || !class.getattr(intern!(py, "__module__"))?.eq(intern!(py, "socket"))?
+        {
+            return Ok(None);
+        }
+        let number = |name| object.getattr(name)?.extract::<i32>();
+        let family = number(intern!(py, "family"))?;
+        if ![libc::AF_INET, libc::AF_INET6, libc::AF_UNIX].contains(&family) {
+            return Ok(None);
+        }
+        let kind = number(intern!(py, "type"))?;
+        let proto = number(intern!(py, "proto"))?;
+        Ok(Some(Self { object: object.clone(), class, family, kind, proto }))
+    }
+
+    /// Whether this stands for `object`.
+    pub(super) fn is(&self, object: &Bound<'py, PyAny>) -> bool {
+        self.object.is(object)
+    }
+
+    /// The object itself.
+    pub(super) fn object(&self) -> &Bound<'py, PyAny> {
+        &self.object
+    }
+
+    /// Accepts without waiting: a new `socket.socket` and the client's address.
+    ///
+    /// `nodelay` sets `TCP_NODELAY` where the family has it.
+    pub(super) fn accept(
+        &self,
+        nodelay: bool,
+    ) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
+        let py = self.object.py();
+        let timeout = self.object.call_method0(intern!(py, "gettimeout"))?;
+        let mode = if timeout.is_none() { Mode::Blocking } else { Mode::Nonblocking };
+        let (socket, address) = listener::accept(self.fd()?, mode)?;
+        if nodelay && self.family != libc::AF_UNIX {
+            // The peer may be gone already, and not every protocol of the family has it.
+            let _ = socket.set_tcp_nodelay(true);
+        }
+        let request = self.adopt(socket)?;
+        let address = address::to_python(py, &address.unwrap_or(Address::UnixUnnamed))?;
+        Ok((request, address))
+    }
+
+    /// Receives one datagram without waiting, by way of `buffer`: its bytes and the sender's
+    /// address, `None` where there is none.
+    pub(super) fn receive(
+        &self,
+        buffer: &mut [u8],
+    ) -> Result<(Bound<'py, PyBytes>, Bound<'py, PyAny>), Raised> {
+        let py = self.object.py();
+        let packet = datagram::receive(self.fd()?, buffer)?;
+        let address = match packet.peer {
+            Some(peer) => address::to_python(py, &peer)?,
+            None => py.None().into_bound(py),
+        };
+        Ok((PyBytes::new(py, &packet.data), address))
+    }
+
+    /// A `socket.socket` over an accepted descriptor, which is closed if that fails.
+    fn adopt(&self, socket: Socket) -> PyResult<Bound<'py, PyAny>> {
+        let fd = socket.as_raw_fd();
+        let object = call(&self.class, (self.family, self.kind, self.proto, fd))?;
+        // It belongs to the object now.
+        let _ = socket.into_raw_fd();
+        Ok(object)
+    }
+
+    /// The object's descriptor, for calls that do not let other threads run.
+    fn fd(&self) -> Result<BorrowedFd<'_>, Raised> {
+        let fd = self.object.call_method0(intern!(self.object.py(), "fileno"))?.extract::<RawFd>()?;
+        if fd < 0 {
+            return Err(std::io::Error::from_raw_os_error(libc::EBADF).into());
+        }
+        // SAFETY: not -1. The object is alive and attached code alone closes it; without the lock, a
+        // thread that closes it meanwhile gets this call an error, as it does in `socket` itself.
+        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+}
+
+/// The `socket` module.
+fn socket_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    Ok(MODULE.get_or_try_init(py, || py.import("socket").map(Bound::unbind))?.bind(py))
+}

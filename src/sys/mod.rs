@@ -1,0 +1,19 @@
+//! What a platform must supply, and nothing else.
+//!
+//! - [`wait_readable`], [`wait_writable`]: wait for one descriptor without a poll object;
+//! - [`BorrowedNonblocking`]: make one call on somebody else's blocking socket not block;
+//! - [`receive_from`]: take a datagram without waiting;
+//! - [`PEER_ERRNOS`], [`CAPACITY_ERRNOS`]: how `accept` fails here;
+//! - [`fork`], [`exit_now`], [`wait_for_child`]: processes, where the platform has `fork`.
+//!
+//! This is the only module of the core that knows platforms, and the only one that is `unsafe`.
+#![allow(unsafe_code)]
+
+#[cfg(unix)]
+mod unix;
+
+#[cfg(unix)]
+pub(crate) use unix::*;
+
+#[cfg(not(unix))]
+compile_error!("this platform has no implementation under src/sys yet: supply the items listed in src/sys/mod.rs");

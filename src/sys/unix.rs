@@ -1,0 +1,169 @@
+//! Linux, macOS and the other Unix systems.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use socket2::{MaybeUninitSlice, SockAddr, SockRef};
+
+/// Errors that `accept` reports about a connection that is already gone: take the next one.
+///
+/// `accept(2)` on Linux passes errors that are pending on the new socket on to the caller and asks
+/// that they be treated like `EAGAIN`.
+pub(crate) const PEER_ERRNOS: &[i32] = &[
+    libc::ECONNABORTED,
+    libc::ECONNRESET,
+    libc::EINTR,
+    libc::EPERM,
+    libc::EPROTO,
+    libc::ENETDOWN,
+    libc::ENOPROTOOPT,
+    libc::EHOSTDOWN,
+    libc::EHOSTUNREACH,
+    libc::ENETUNREACH,
+    libc::EOPNOTSUPP,
+    libc::ETIMEDOUT,
+];
+
+/// Errors that say that this process or system has no room for another connection now.
+pub(crate) const CAPACITY_ERRNOS: &[i32] =
+    &[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+
+/// Waits until `fd` can be read without blocking, has failed or was hung up.
+///
+/// `timeout` of `None` waits without limit. Returns `false` once the time is up.
+///
+/// # Errors
+///
+/// `EINTR` is passed on, so that the caller can look after its signals; otherwise what `poll(2)`
+/// reports.
+pub(crate) fn wait_readable(fd: RawFd, timeout: Option<Duration>) -> io::Result<bool> {
+    poll_one(fd, libc::POLLIN, timeout)
+}
+
+/// Waits until `fd` can be written without blocking; otherwise as [`wait_readable`].
+pub(crate) fn wait_writable(fd: RawFd, timeout: Option<Duration>) -> io::Result<bool> {
+    poll_one(fd, libc::POLLOUT, timeout)
+}
+
+fn poll_one(fd: RawFd, events: libc::c_short, timeout: Option<Duration>) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd, events, revents: 0 };
+    // A longer wait than an int of milliseconds holds is taken in parts.
+    const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut left = timeout;
+    loop {
+        let milliseconds = match left {
+            None => -1,
+            // Rounded up: waking early would make the caller wait again for nothing.
+            Some(left) => i32::try_from(left.min(LONGEST).as_micros().div_ceil(1000))
+                .unwrap_or(i32::MAX),
+        };
+        // SAFETY: `entry` is one valid pollfd, and it outlives the call.
+        let ready = unsafe { libc::poll(&raw mut entry, 1, milliseconds) };
+        if ready < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if ready > 0 {
+            return Ok(true);
+        }
+        left = match (timeout, deadline) {
+            (Some(_), Some(deadline)) => {
+                Some(deadline.saturating_duration_since(Instant::now()))
+            }
+            (unlimited_or_overflowing, _) => unlimited_or_overflowing,
+        };
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(false);
+        }
+    }
+}
+
+/// Makes a blocking descriptor non-blocking for as long as this value lives.
+///
+/// `accept(2)` has no flag like `MSG_DONTWAIT`, and the mode belongs to the open file description,
+/// which other processes may share: so it is changed for the one call and put back. Two `ioctl`s
+/// cost about 0.1 µs; a `poll(2)` before each `accept` would cost more and leave a race in which a
+/// neighbour takes the connection and this process blocks.
+#[derive(Debug)]
+pub(crate) struct BorrowedNonblocking<'fd>(BorrowedFd<'fd>);
+
+impl<'fd> BorrowedNonblocking<'fd> {
+    pub(crate) fn enter(fd: BorrowedFd<'fd>) -> io::Result<Self> {
+        set_nonblocking(fd, true)?;
+        Ok(Self(fd))
+    }
+}
+
+impl Drop for BorrowedNonblocking<'_> {
+    fn drop(&mut self) {
+        // It worked a moment ago on the same open descriptor.
+        let _ = set_nonblocking(self.0, false);
+    }
+}
+
+fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    let mut on = libc::c_int::from(on);
+    // SAFETY: FIONBIO reads one int through the pointer, which is valid for the call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw mut on) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Receives one datagram into `buffer` without waiting, whatever the descriptor's mode.
+///
+/// Returns the bytes stored, whether the datagram was longer than `buffer`, and the sender's
+/// address, of length 0 where it has none.
+///
+/// # Errors
+///
+/// `WouldBlock` when none is waiting; otherwise what `recvmsg(2)` reports.
+pub(crate) fn receive_from(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, bool, SockAddr)> {
+    // SAFETY: the layouts are the same, and the kernel writes bytes only, never uninitialised ones.
+    let spare = unsafe { &mut *(&raw mut *buffer as *mut [MaybeUninit<u8>]) };
+    let mut parts = [MaybeUninitSlice::new(spare)];
+    let (length, flags, address) =
+        SockRef::from(&socket).recv_from_vectored_with_flags(&mut parts, libc::MSG_DONTWAIT)?;
+    Ok((length, flags.is_truncated(), address))
+}
+
+/// A process made by [`fork`]: its id in the parent, `None` in the child itself.
+///
+/// # Errors
+///
+/// `EAGAIN` and `ENOMEM`, as `fork(2)` says.
+pub(crate) fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: the child goes on with the calling thread alone. What it runs is a handler, and the
+    // fork dispatch tells its users that other threads' locks stay as they were.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// Ends this process at once: no destructors, no `atexit` functions, no flushing of buffers that
+/// belong to the parent.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` takes any status and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Reaps the child `pid` and says whether it has ended; `block` waits until it has.
+///
+/// A child that somebody else has reaped counts as ended.
+pub(crate) fn wait_for_child(pid: i32, block: bool) -> bool {
+    let flags = if block { 0 } else { libc::WNOHANG };
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a valid int for the call to write to.
+        match unsafe { libc::waitpid(pid, &raw mut status, flags) } {
+            0 => return false,
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return true,
+        }
+    }
+}

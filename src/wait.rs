@@ -1,0 +1,43 @@
+//! How one who must wait for one descriptor does so.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use crate::sys;
+
+/// Waits for one descriptor outside the poll loop.
+///
+/// A request handler that would block asks its wait, and so does a server that handles one request
+/// without a loop. [`Blocking`] stops the calling thread; another implementation may run something
+/// else meanwhile.
+pub trait Wait {
+    /// Waits until `fd` can be read, or until `timeout` has passed; `None` waits without limit.
+    /// Returns whether it can be read.
+    ///
+    /// # Errors
+    ///
+    /// `Interrupted` when a signal arrived; otherwise what the system reports.
+    fn readable(&self, fd: RawFd, timeout: Option<Duration>) -> io::Result<bool>;
+
+    /// Waits until `fd` can be written; otherwise as [`readable`](Self::readable).
+    ///
+    /// # Errors
+    ///
+    /// As [`readable`](Self::readable).
+    fn writable(&self, fd: RawFd, timeout: Option<Duration>) -> io::Result<bool>;
+}
+
+/// Waits in `poll(2)`, on the calling thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Blocking;
+
+impl Wait for Blocking {
+    fn readable(&self, fd: RawFd, timeout: Option<Duration>) -> io::Result<bool> {
+        sys::wait_readable(fd, timeout)
+    }
+
+    fn writable(&self, fd: RawFd, timeout: Option<Duration>) -> io::Result<bool> {
+        sys::wait_writable(fd, timeout)
+    }
+}
