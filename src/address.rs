@@ -1,6 +1,6 @@
 //! Addresses of servers and clients.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -42,7 +42,11 @@ pub struct AddressError(String);
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not an address: {:?} (use HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME)", self.0)
+        write!(
+            f,
+            "not an address: {:?} (use HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME)",
+            self.0
+        )
     }
 }
 
@@ -129,7 +133,7 @@ impl fmt::Display for Address {
             Self::Inet6(address) => address.fmt(f),
             Self::UnixPath(path) => write!(f, "unix:{}", path.display()),
             Self::UnixAbstract(name) => {
-                write!(f, "unix:@{}", std::ffi::OsStr::from_bytes(name).display())
+                write!(f, "unix:@{}", Path::new(OsStr::from_bytes(name)).display())
             }
             Self::UnixUnnamed => f.write_str("unix:"),
         }

@@ -135,7 +135,9 @@ pub fn run<S: Service>(
     waker: &Waker,
     poll_interval: Option<Duration>,
 ) -> Result<(), S::Error> {
-    let Some(mut source) = service.source()? else { return Ok(()) };
+    let Some(mut source) = service.source()? else {
+        return Ok(());
+    };
     let (mut selector, mut _attachment) = Selector::attached_to(waker)?;
     let mut readable = false;
     let mut backoff = Backoff::default();

@@ -46,7 +46,7 @@ impl Listener {
     /// `WouldBlock` when none is waiting; see [`AcceptFailure`](crate::AcceptFailure) for the
     /// others.
     pub fn accept(&self) -> io::Result<(Socket, Address)> {
-        let (socket, address) = accept(self.socket.as_fd(), Mode::Nonblocking)?;
+        let (socket, address) = accept(self.socket.as_fd())?;
         Ok((socket, address.unwrap_or(Address::UnixUnnamed)))
     }
 }
@@ -57,28 +57,15 @@ impl AsRawFd for Listener {
     }
 }
 
-/// How a listener's descriptor behaves when nothing is waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    Blocking,
-    Nonblocking,
-}
-
 /// Accepts from `listener` without waiting, whatever its mode, which is the same afterwards.
 ///
 /// The new socket blocks and is not inherited by other programs; the address is `None` for families
 /// that [`Address`] does not know.
-pub(crate) fn accept(
-    listener: BorrowedFd<'_>,
-    mode: Mode,
-) -> io::Result<(Socket, Option<Address>)> {
-    let guard = match mode {
-        Mode::Blocking => Some(sys::BorrowedNonblocking::enter(listener)?),
-        Mode::Nonblocking => None,
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(Socket, Option<Address>)> {
+    let (socket, address) = {
+        let _guard = sys::Nonblocking::enter(listener)?;
+        SockRef::from(&listener).accept()?
     };
-    let accepted = SockRef::from(&listener).accept();
-    drop(guard);
-    let (socket, address) = accepted?;
     // BSD and macOS hand the listener's mode on to the new socket; Linux does not.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     socket.set_nonblocking(false)?;

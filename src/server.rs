@@ -233,10 +233,9 @@ impl<H: Handler> Server<H> {
         }
         let handler = Arc::clone(&self.handler);
         let run = move || {
-            let handled = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut request)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&mut request)));
             // After a panic the request is closed like any other; the panic hook has reported it.
-            let handled = handled.unwrap_or(Ok(()));
-            if let Err(error) = handled.and_then(|()| request.finish()) {
+            if let Err(error) = outcome.unwrap_or(Ok(())).and_then(|()| request.finish()) {
                 handler.error(&request, &error);
             }
         };

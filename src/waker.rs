@@ -7,7 +7,7 @@ use std::thread::{self, ThreadId};
 
 /// Wakes whichever loops of one server are running, from any thread.
 ///
-/// A server owns one for its whole life; a loop [attaches](Self::attach) its own end while it runs.
+/// A server owns one for its whole life; a loop attaches its own end while it runs.
 /// Waking is remembered: a loop that is woken before it waits does not wait.
 #[derive(Debug, Default)]
 pub struct Waker {

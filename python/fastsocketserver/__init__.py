@@ -3,29 +3,31 @@
 ``import fastsocketserver as socketserver`` is all that most programs need; for code that imports
 `socketserver` by itself (`http.server`, for one), call `install()` first.
 
-Servers: `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer`. Each handles one request
-at a time; `ThreadingMixIn` and `ForkingMixIn` make them concurrent, and `ThreadingTCPServer` and its
-like are the ready-made combinations. Handlers: `BaseRequestHandler`, `StreamRequestHandler` and
-`DatagramRequestHandler`.
+Servers: `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer`. Each handles one
+request at a time; `ThreadingMixIn` and `ForkingMixIn` make them concurrent, and
+`ThreadingTCPServer` and its like are the ready-made combinations. Handlers: `BaseRequestHandler`,
+`StreamRequestHandler` and `DatagramRequestHandler`.
 """
 
-import os
-import selectors
-import socket
-import sys
-import threading
-from io import BufferedIOBase
+import os as os
+import selectors as selectors
+import socket as socket
+import sys as sys
+import threading as threading
+from io import BufferedIOBase as BufferedIOBase
 from time import monotonic as time
 
 from . import _core
-from ._base import BaseServer, _ServerSelector
+from ._base import BaseServer
+from ._base import _ServerSelector as _ServerSelector
 from ._handlers import (
     BaseRequestHandler,
     DatagramRequestHandler,
     StreamRequestHandler,
     _SocketWriter,
 )
-from ._install import install, uninstall
+from ._install import install as install
+from ._install import uninstall as uninstall
 from ._mixins import ThreadingMixIn, ThreadingTCPServer, ThreadingUDPServer, _NoThreads, _Threads
 from ._package import Package, publish
 from ._servers import TCPServer, UDPServer

@@ -66,9 +66,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.command == "run":
         parser.error("run: expects a script, or -m and the name of a module")
-    return _serve.main(
-        options.handler, options.bind, udp=options.udp, dispatch=options.dispatch
-    )
+    return _serve.main(options.handler, options.bind, udp=options.udp, dispatch=options.dispatch)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,18 @@ from . import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # Imported for annotations alone: `typing` would double the time that the package takes to import.
+    # For annotations alone: importing `typing` takes as long as everything else here.
     from collections.abc import Callable
     from types import TracebackType
     from typing import Any, TypeAlias
 
     from typing_extensions import Self
 
+    from ._handlers import BaseRequestHandler
+
     RequestType: TypeAlias = Any
     AddressType: TypeAlias = Any
-    HandlerFactory: TypeAlias = Callable[[Any, Any, "Self"], "BaseRequestHandler"]
-
-    from ._handlers import BaseRequestHandler
+    HandlerFactory: TypeAlias = Callable[[Any, Any, Any], BaseRequestHandler]
 
 _ServerSelector: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
@@ -36,8 +36,8 @@ _ORIGINAL_SELECTOR = _ServerSelector
 def _waits_natively() -> bool:
     """Whether the core may wait by itself, in place of `_ServerSelector`.
 
-    Not when a program has replaced the class, and not where `select` has been made cooperative: then
-    a native wait would stop everything that the program runs beside the server.
+    Not when a program has replaced the class, and not where `select` has been made cooperative:
+    then a native wait would stop everything that the program runs beside the server.
     """
     poll = getattr(select, "poll", None)
     return _ServerSelector is _ORIGINAL_SELECTOR and getattr(poll, "__module__", "") == "select"
@@ -79,6 +79,8 @@ class BaseServer:
         server_address: AddressType
         socket: Any
 
+        def fileno(self) -> int: ...
+
     def __init__(self, server_address: AddressType, RequestHandlerClass: HandlerFactory) -> None:
         """Note the address and the handler class; subclasses may extend this."""
         self.server_address = server_address
@@ -94,8 +96,8 @@ class BaseServer:
 
         Args:
             poll_interval: Seconds after which each wait ends at the latest, so that
-                `service_actions()` is called and a stop request that came without a wake-up is seen;
-                `None` for no limit. `shutdown()` and `server_close()` end a wait at once.
+                `service_actions()` is called and a stop request that came without a wake-up is
+                seen; `None` for no limit. `shutdown()` and `server_close()` end a wait at once.
 
         Raises:
             ValueError: The server is closed.
@@ -133,12 +135,10 @@ class BaseServer:
     def handle_request(self) -> None:
         """Wait for one request and handle it.
 
-        Waits as long as the socket's timeout and `self.timeout` both allow, `None` meaning no limit;
-        then calls `handle_timeout()`.
+        Waits as long as the socket's timeout and `self.timeout` both allow, `None` meaning no
+        limit; then calls `handle_timeout()`.
         """
-        limits = [
-            limit for limit in (self.socket.gettimeout(), self.timeout) if limit is not None
-        ]
+        limits = [limit for limit in (self.socket.gettimeout(), self.timeout) if limit is not None]
         wait = _core.wait_readable if _waits_natively() else _wait_readable
         if wait(self, min(limits, default=None)):
             self._handle_request_noblock()
@@ -215,7 +215,7 @@ class BaseServer:
 
 
 def _wait_readable(server: BaseServer, timeout: float | None) -> bool:
-    """Wait with the program's selector until `server` is readable; false after `timeout` seconds."""
+    """Wait with `_ServerSelector` until `server` is readable; false after `timeout` seconds."""
     deadline = None if timeout is None else time() + timeout
     with _ServerSelector() as selector:
         selector.register(server, selectors.EVENT_READ)

@@ -64,8 +64,8 @@ class StreamRequestHandler(BaseRequestHandler):
         rbufsize: Buffer size of `rfile`: -1 for the default, 0 for none.
         wbufsize: Buffer size of `wfile`: 0 for none, and then each `write()` sends all it is given.
         timeout: Seconds after which reading or writing raises `TimeoutError`, or `None`.
-        disable_nagle_algorithm: Whether to set `TCP_NODELAY` here as well; false, for the server has
-            done so.
+        disable_nagle_algorithm: Whether to set `TCP_NODELAY` here as well; false, for the server
+            has done so.
     """
 
     rbufsize: int = -1

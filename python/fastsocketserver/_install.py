@@ -65,12 +65,11 @@ def uninstall() -> None:
 
 def _deriving_modules(original: ModuleType) -> Iterator[str]:
     """Name the modules, other than `original`, with classes derived from its classes."""
-    found = [
-        value
-        for name in original.__all__
-        if isinstance(value := getattr(original, name), type)
+    found: list[type] = [
+        value for name in original.__all__ if isinstance(value := getattr(original, name), type)
     ]
     while found:
+        derived: type
         for derived in found.pop().__subclasses__():
             found.append(derived)
             if derived.__module__ != original.__name__:

@@ -32,7 +32,7 @@ class Package(ModuleType):
 
     @property
     def __version__(self) -> str:
-        """The version of the interface; deprecated from Python 3.15 on, as in the standard library."""
+        """The version of the interface; deprecated from Python 3.15 on, as it is there."""
         if sys.version_info >= (3, 15):
             import warnings
 

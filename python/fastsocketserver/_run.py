@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-_IS_PATH_SAFE: bool = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
+_IS_PATH_SAFE = bool(sys.flags.isolated or getattr(sys.flags, "safe_path", False))
 """Whether the interpreter was told to keep the program's folder off `sys.path` (-I, -P)."""
 
 
@@ -29,8 +29,8 @@ def run_module(module: str, args: list[str]) -> None:
 def run_script(path: str, args: list[str]) -> None:
     """Do what ``python path args`` does, with `socketserver` being this package.
 
-    `path` may be a script, or a folder or zip file with a ``__main__.py``. One that cannot be opened
-    ends the process with one line and status 2, as the interpreter does.
+    `path` may be a script, or a folder or zip file with a ``__main__.py``. One that cannot be
+    opened ends the process with one line and status 2, as the interpreter does.
     """
     if os.path.isdir(path) or path.endswith((".zip", ".pyz")):
         if _IS_PATH_SAFE:
@@ -67,10 +67,11 @@ def _prepare(argv: list[str]) -> dict[str, Any]:
     install()
     sys.argv[:] = argv
     main = sys.modules["__main__"] = ModuleType("__main__")
-    main.__dict__["__builtins__"] = sys.modules["builtins"]
+    namespace = main.__dict__
+    namespace["__builtins__"] = sys.modules["builtins"]
     if sys.version_info < (3, 14):
-        main.__dict__["__annotations__"] = {}
-    return main.__dict__
+        namespace.update(__annotations__={})
+    return namespace
 
 
 def _call(program: Callable[[], object]) -> None:

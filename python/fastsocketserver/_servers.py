@@ -28,8 +28,8 @@ class TCPServer(BaseServer):
             `socket.SOMAXCONN`, which it is in the standard library from 3.15 on.
         allow_reuse_address: Set `SO_REUSEADDR` before binding; false.
         allow_reuse_port: Set `SO_REUSEPORT` before binding, where the family has it; false.
-        disable_nagle_algorithm: Set `TCP_NODELAY` on accepted connections; true, as asyncio does: an
-            answer in two small writes waits 40 ms otherwise.
+        disable_nagle_algorithm: Set `TCP_NODELAY` on accepted connections; true, as asyncio does:
+            an answer in two small writes waits 40 ms otherwise.
     """
 
     address_family: int = socket.AF_INET

@@ -142,7 +142,8 @@ impl Service for Serving<'_> {
     fn stopping(&mut self) -> Result<bool, Raised> {
         let py = self.py();
         py.check_signals()?;
-        let requested = self.hooks.server().getattr(intern!(py, "_BaseServer__shutdown_request"))?;
+        let requested =
+            self.hooks.server().getattr(intern!(py, "_BaseServer__shutdown_request"))?;
         Ok(requested.is_truthy()?)
     }
 

@@ -21,7 +21,9 @@ impl From<PyErr> for Raised {
 impl From<io::Error> for Raised {
     /// `OSError(errno, os.strerror(errno))`, which picks the subclass that belongs to the errno.
     fn from(error: io::Error) -> Self {
-        let Some(errno) = error.raw_os_error() else { return Self(error.into()) };
+        let Some(errno) = error.raw_os_error() else {
+            return Self(error.into());
+        };
         Python::attach(|py| {
             let text = py.import("os").and_then(|os| os.call_method1("strerror", (errno,)));
             Self(match text {
@@ -49,7 +51,7 @@ pub(super) fn io_error(py: Python<'_>, error: &PyErr) -> io::Error {
 /// Code called meanwhile sees what an `except` block's code sees: `sys.exc_info()`, and a bare
 /// `raise` raises it again.
 pub(super) struct Handling<'py> {
-    py: Python<'py>,
+    _attached: Python<'py>,
     former: [*mut ffi::PyObject; 3],
 }
 
@@ -69,13 +71,12 @@ impl<'py> Handling<'py> {
             );
             ffi::PyErr_SetExcInfo(class.into_ptr(), value.into_ptr(), traceback);
         }
-        Self { py, former: [former_type, former_value, former_traceback] }
+        Self { _attached: py, former: [former_type, former_value, former_traceback] }
     }
 }
 
 impl Drop for Handling<'_> {
     fn drop(&mut self) {
-        let _attached = self.py;
         let [class, value, traceback] = self.former;
         // SAFETY: attached, and the references are ours since `begin`; the call takes them over.
         unsafe { ffi::PyErr_SetExcInfo(class, value, traceback) };

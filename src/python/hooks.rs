@@ -30,9 +30,9 @@ use crate::event_loop::Progress;
 /// The package's class that defines a method which stands as it was defined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
-    BaseServer,
-    TcpServer,
-    UdpServer,
+    Base,
+    Tcp,
+    Udp,
 }
 
 /// A hook, and the functions that it is where nobody has overridden it.
@@ -70,9 +70,7 @@ pub(super) fn declare_defaults(
     let py = base.py();
     let hook = |name: &str| -> PyResult<Hook> {
         let mut functions = Vec::new();
-        for (owner, class) in
-            [(Owner::BaseServer, base), (Owner::TcpServer, tcp), (Owner::UdpServer, udp)]
-        {
+        for (owner, class) in [(Owner::Base, base), (Owner::Tcp, tcp), (Owner::Udp, udp)] {
             let namespace = class.getattr("__dict__")?.cast_into::<PyMappingProxy>()?;
             if namespace.contains(name)? {
                 functions.push((owner, namespace.get_item(name)?.unbind()));
@@ -106,12 +104,12 @@ struct Method<'py> {
 /// What has come of asking for a request.
 #[derive(Debug)]
 enum Taken<'py> {
-    Request(Request<'py>),
+    Arrival(Arrival<'py>),
     Nothing(Progress),
 }
 
 #[derive(Debug)]
-struct Request<'py> {
+struct Arrival<'py> {
     request: Bound<'py, PyAny>,
     client_address: Bound<'py, PyAny>,
     /// Whether it was taken from a listener that can be asked again without waiting for it.
@@ -151,8 +149,8 @@ impl<'py> Hooks<'py> {
 
     /// What `BaseServer._handle_request_noblock` does.
     pub(super) fn handle_request_noblock(&mut self) -> Result<Progress, Raised> {
-        let Request { request, client_address, natively } = match self.get_request()? {
-            Taken::Request(request) => request,
+        let Arrival { request, client_address, natively } = match self.get_request()? {
+            Taken::Arrival(arrival) => arrival,
             Taken::Nothing(progress) => return Ok(progress),
         };
         match self.verify_request(&request, &client_address) {
@@ -198,13 +196,13 @@ impl<'py> Hooks<'py> {
         let py = self.server.py();
         let method = self.method(&self.defaults.get_request)?;
         let native = match method.owner {
-            Some(Owner::TcpServer) if self.find_native_socket()? => self.accept(),
-            Some(Owner::UdpServer) if self.find_native_socket()? => self.receive(),
+            Some(Owner::Tcp) if self.find_native_socket()? => self.accept(),
+            Some(Owner::Udp) if self.find_native_socket()? => self.receive(),
             _ => return self.ask_for_request(&method.callable),
         };
         match native {
             Ok((request, client_address)) => {
-                Ok(Taken::Request(Request { request, client_address, natively: true }))
+                Ok(Taken::Arrival(Arrival { request, client_address, natively: true }))
             }
             Err(Raised(error)) if error.is_instance_of::<PyOSError>(py) => {
                 Ok(Taken::Nothing(Progress::after(io_error(py, &error))))
@@ -242,7 +240,7 @@ impl<'py> Hooks<'py> {
         let py = self.server.py();
         match call(get_request, ()).and_then(|pair| unpack(&pair)) {
             Ok((request, client_address)) => {
-                Ok(Taken::Request(Request { request, client_address, natively: false }))
+                Ok(Taken::Arrival(Arrival { request, client_address, natively: false }))
             }
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
                 let error = io_error(py, &error);
@@ -276,7 +274,9 @@ impl<'py> Hooks<'py> {
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
         let py = self.server.py();
-        let Err(error) = self.process_request(request, client_address) else { return Ok(()) };
+        let Err(error) = self.process_request(request, client_address) else {
+            return Ok(());
+        };
         let handled = if error.is_instance_of::<PyException>(py) {
             let _handling = Handling::begin(py, &error);
             self.server
@@ -329,7 +329,7 @@ impl<'py> Hooks<'py> {
                 call(&method.callable, (request,))?;
                 return Ok(());
             }
-            Some(Owner::TcpServer) => {
+            Some(Owner::Tcp) => {
                 const SHUT_WR: i32 = 1;
                 let shutdown = request.getattr(intern!(py, "shutdown"))?;
                 match call(&shutdown, (SHUT_WR,)) {
@@ -338,7 +338,7 @@ impl<'py> Hooks<'py> {
                     _ => {}
                 }
             }
-            Some(Owner::BaseServer | Owner::UdpServer) => {}
+            Some(Owner::Base | Owner::Udp) => {}
         }
         self.close_request(request)
     }
@@ -347,11 +347,11 @@ impl<'py> Hooks<'py> {
         let method = self.method(&self.defaults.close_request)?;
         match method.owner {
             None => call(&method.callable, (request,)).map(drop),
-            Some(Owner::TcpServer) => {
+            Some(Owner::Tcp) => {
                 let close = request.getattr(intern!(self.server.py(), "close"))?;
                 call(&close, ()).map(drop)
             }
-            Some(Owner::BaseServer | Owner::UdpServer) => Ok(()),
+            Some(Owner::Base | Owner::Udp) => Ok(()),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::error::Raised;
 use super::interpreter::call;
 use crate::address::Address;
 use crate::datagram;
-use crate::listener::{self, Mode};
+use crate::listener;
 
 /// A server's own socket, where the core may take requests from it without asking it.
 ///
@@ -68,9 +68,7 @@ impl<'py> NativeSocket<'py> {
         nodelay: bool,
     ) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
         let py = self.object.py();
-        let timeout = self.object.call_method0(intern!(py, "gettimeout"))?;
-        let mode = if timeout.is_none() { Mode::Blocking } else { Mode::Nonblocking };
-        let (socket, address) = listener::accept(self.fd()?, mode)?;
+        let (socket, address) = listener::accept(self.fd()?)?;
         if nodelay && self.family != libc::AF_UNIX {
             // The peer may be gone already, and not every protocol of the family has it.
             let _ = socket.set_tcp_nodelay(true);
@@ -106,7 +104,8 @@ impl<'py> NativeSocket<'py> {
 
     /// The object's descriptor, for calls that do not let other threads run.
     fn fd(&self) -> Result<BorrowedFd<'_>, Raised> {
-        let fd = self.object.call_method0(intern!(self.object.py(), "fileno"))?.extract::<RawFd>()?;
+        let fd =
+            self.object.call_method0(intern!(self.object.py(), "fileno"))?.extract::<RawFd>()?;
         if fd < 0 {
             return Err(std::io::Error::from_raw_os_error(libc::EBADF).into());
         }

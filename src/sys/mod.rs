@@ -1,7 +1,7 @@
 //! What a platform must supply, and nothing else.
 //!
 //! - [`wait_readable`], [`wait_writable`]: wait for one descriptor without a poll object;
-//! - [`BorrowedNonblocking`]: make one call on somebody else's blocking socket not block;
+//! - [`Nonblocking`]: make calls on a blocking descriptor not block for a while;
 //! - [`receive_from`]: take a datagram without waiting;
 //! - [`PEER_ERRNOS`], [`CAPACITY_ERRNOS`]: how `accept` fails here;
 //! - [`fork`], [`exit_now`], [`wait_for_child`]: processes, where the platform has `fork`.
@@ -16,4 +16,6 @@ mod unix;
 pub(crate) use unix::*;
 
 #[cfg(not(unix))]
-compile_error!("this platform has no implementation under src/sys yet: supply the items listed in src/sys/mod.rs");
+compile_error!(
+    "this platform has no implementation under src/sys yet: supply the items listed in src/sys/mod.rs"
+);
