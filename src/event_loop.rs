@@ -9,9 +9,9 @@
 //!     Service::waited        after every wait, idle ones included
 //! ```
 //!
-//! mio is edge-triggered: it tells once that a listener became readable. The loop therefore remembers
-//! that it is readable until its service has seen it empty, and has the question asked anew where
-//! only somebody else could know.
+//! mio is edge-triggered: it tells once that a listener became readable. The loop therefore takes it
+//! for readable until its service has seen it empty, and asks the kernel anew where only somebody
+//! else could have seen that.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -58,12 +58,15 @@ pub trait Service {
         timeout: Option<Duration>,
     ) -> Result<Readiness, Self::Error>;
 
-    /// Takes one request from the readable listener and has it handled.
+    /// Takes one request from the listener and has it handled.
+    ///
+    /// `certain` says whether the wait has just reported the listener readable; otherwise there was
+    /// a request before this one, and there may be none now.
     ///
     /// # Errors
     ///
     /// Leaves [`run`].
-    fn ready(&mut self) -> Result<Progress, Self::Error>;
+    fn ready(&mut self, certain: bool) -> Result<Progress, Self::Error>;
 
     /// Called after every wait that did not end the loop, when the request that it brought, if any,
     /// has been taken.
@@ -73,11 +76,9 @@ pub trait Service {
     /// Leaves [`run`].
     fn waited(&mut self) -> Result<(), Self::Error>;
 
-    /// Called when requests cannot be taken and the loop is backing off, once until it is over.
+    /// Called when requests cannot be taken and the loop begins to back off; not again until they
+    /// have been taken once more.
     fn troubled(&mut self, error: &io::Error);
-
-    /// Called when requests are taken again after [`troubled`](Self::troubled).
-    fn recovered(&mut self);
 }
 
 /// A descriptor to wait for.
@@ -151,14 +152,15 @@ pub fn run<S: Service>(
             // The kernel reports anew for a new registration.
             readable = false;
         }
-        if !readable {
+        let certain = !readable;
+        if certain {
             readable = service.select(&mut selector, shorter(poll_interval, pause))?.listener;
         }
         if service.stopping()? {
             break;
         }
         if readable && backoff.pause().is_none() {
-            match service.ready()? {
+            match service.ready(certain)? {
                 Progress::Failed(error) => {
                     // Otherwise each new connection would end the pause.
                     selector.unwatch();
@@ -168,12 +170,14 @@ pub fn run<S: Service>(
                     }
                 }
                 progress => {
-                    if backoff.reset() {
-                        service.recovered();
-                    }
+                    backoff = Backoff::default();
                     readable = matches!(progress, Progress::More);
                     if matches!(progress, Progress::Unknown) {
                         selector.rearm();
+                    }
+                    if !(certain || readable) {
+                        // Nothing was waited for and nothing was taken: this was no round.
+                        continue;
                     }
                 }
             }
@@ -287,13 +291,6 @@ impl Backoff {
         self.until = Some(Instant::now() + self.delay);
         first
     }
-
-    /// Ends the pause; says whether there was one.
-    fn reset(&mut self) -> bool {
-        let paused = !self.delay.is_zero();
-        *self = Self::default();
-        paused
-    }
 }
 
 #[cfg(test)]
@@ -301,9 +298,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backoff_doubles_up_to_its_limit_and_starts_again_after_reset() {
+    fn backoff_doubles_up_to_its_limit() {
         let mut backoff = Backoff::default();
-        assert!(!backoff.reset());
         assert!(backoff.pause().is_none());
         assert!(backoff.grow());
         let delays: Vec<u128> = (0..5)
@@ -314,9 +310,5 @@ mod tests {
             .collect();
         assert_eq!(delays, [10, 20, 40, 50, 50]);
         assert!(backoff.pause().is_some());
-        assert!(backoff.reset());
-        assert!(backoff.pause().is_none());
-        assert!(backoff.grow());
-        assert_eq!(backoff.delay, Backoff::FIRST);
     }
 }

@@ -268,7 +268,7 @@ impl<H: Handler> Service for Server<H> {
         }
     }
 
-    fn ready(&mut self) -> io::Result<Progress> {
+    fn ready(&mut self, _certain: bool) -> io::Result<Progress> {
         Ok(self.take_one())
     }
 
@@ -278,8 +278,6 @@ impl<H: Handler> Service for Server<H> {
     }
 
     fn troubled(&mut self, _error: &io::Error) {}
-
-    fn recovered(&mut self) {}
 }
 
 /// Shared by a server and its handles.

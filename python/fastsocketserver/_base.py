@@ -14,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     # For annotations alone: importing `typing` takes as long as everything else here.
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any, TypeAlias
 
     from typing_extensions import Self
@@ -132,20 +131,25 @@ class BaseServer:
     def service_actions(self) -> None:
         """Called by the loop after each wait, also when nothing has arrived. Does nothing here."""
 
-    def handle_request(self) -> None:
+    def handle_request(self) -> Any:
         """Wait for one request and handle it.
 
         Waits as long as the socket's timeout and `self.timeout` both allow, `None` meaning no
         limit; then calls `handle_timeout()`.
+
+        Returns:
+            `None`, or what a hook that a program has put in place of the last step returned.
         """
         limits = [limit for limit in (self.socket.gettimeout(), self.timeout) if limit is not None]
         wait = _core.wait_readable if _waits_natively() else _wait_readable
-        if wait(self, min(limits, default=None)):
-            self._handle_request_noblock()
-        else:
-            self.handle_timeout()
+        last_step = (
+            self._handle_request_noblock
+            if wait(self, min(limits, default=None))
+            else self.handle_timeout
+        )
+        return last_step()
 
-    def _handle_request_noblock(self) -> None:
+    def _handle_request_noblock(self) -> Any:
         """Handle one request that is known to be there."""
         _core.handle_request_noblock(self)
 
@@ -191,12 +195,7 @@ class BaseServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *args: object) -> None:
         self.server_close()
 
     def _find_engine(self) -> _core.Engine:

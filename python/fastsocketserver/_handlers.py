@@ -111,9 +111,9 @@ class _SocketWriter(BufferedIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Buffer) -> int:
-        self._sock.sendall(data)
-        with memoryview(data) as view:
+    def write(self, b: Buffer) -> int:
+        self._sock.sendall(b)
+        with memoryview(b) as view:
             return view.nbytes
 
     def fileno(self) -> int:

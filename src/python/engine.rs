@@ -71,7 +71,7 @@ impl Engine {
 /// Handles one request without waiting for it, as `BaseServer._handle_request_noblock` promises.
 #[pyfunction]
 pub(super) fn handle_request_noblock(server: &Bound<'_, PyAny>) -> PyResult<()> {
-    Hooks::new(server).handle_request_noblock()?;
+    Hooks::new(server).handle_request_noblock(true)?;
     Ok(())
 }
 
@@ -123,16 +123,6 @@ struct Watched<'py> {
 impl<'py> Serving<'py> {
     fn py(&self) -> Python<'py> {
         self.hooks.server().py()
-    }
-
-    fn log(&self, level: &str, message: &str, argument: Option<String>) {
-        let logged = self.logger.getattr(level).and_then(|log| match argument {
-            Some(argument) => call(&log, (message, argument)),
-            None => call(&log, (message,)),
-        });
-        if let Err(error) = logged {
-            error.write_unraisable(self.py(), Some(&self.logger));
-        }
     }
 }
 
@@ -187,8 +177,8 @@ impl Service for Serving<'_> {
         Ok(readiness)
     }
 
-    fn ready(&mut self) -> Result<Progress, Raised> {
-        match self.hooks.take()? {
+    fn ready(&mut self, certain: bool) -> Result<Progress, Raised> {
+        match self.hooks.take(certain)? {
             // A selector of the program's own is asked before each request.
             Progress::More if self.select.is_some() => Ok(Progress::Unknown),
             progress => Ok(progress),
@@ -200,11 +190,13 @@ impl Service for Serving<'_> {
     }
 
     fn troubled(&mut self, error: &io::Error) {
-        let message = "cannot accept requests: %s; trying again until it works";
-        self.log("warning", message, Some(error.to_string()));
-    }
-
-    fn recovered(&mut self) {
-        self.log("info", "accepting requests again", None);
+        let message = "cannot take requests: %s; trying again until it works";
+        let logged = self
+            .logger
+            .getattr("warning")
+            .and_then(|warning| call(&warning, (message, error.to_string())));
+        if let Err(error) = logged {
+            error.write_unraisable(self.py(), Some(&self.logger));
+        }
     }
 }

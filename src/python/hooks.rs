@@ -138,18 +138,22 @@ impl<'py> Hooks<'py> {
     }
 
     /// Takes one request, if there is one, and has it handled.
-    pub(super) fn take(&mut self) -> Result<Progress, Raised> {
+    ///
+    /// Unless it is `certain` that there is one, no hook is asked for it, for that might wait.
+    pub(super) fn take(&mut self, certain: bool) -> Result<Progress, Raised> {
         let method = self.method(&self.defaults.handle_request_noblock)?;
         if method.owner.is_some() {
-            return self.handle_request_noblock();
+            return self.handle_request_noblock(certain);
         }
-        call(&method.callable, ())?;
+        if certain {
+            call(&method.callable, ())?;
+        }
         Ok(Progress::Unknown)
     }
 
-    /// What `BaseServer._handle_request_noblock` does.
-    pub(super) fn handle_request_noblock(&mut self) -> Result<Progress, Raised> {
-        let Arrival { request, client_address, natively } = match self.get_request()? {
+    /// What `BaseServer._handle_request_noblock` does; `certain` is as for [`take`](Self::take).
+    pub(super) fn handle_request_noblock(&mut self, certain: bool) -> Result<Progress, Raised> {
+        let Arrival { request, client_address, natively } = match self.get_request(certain)? {
             Taken::Arrival(arrival) => arrival,
             Taken::Nothing(progress) => return Ok(progress),
         };
@@ -192,13 +196,14 @@ impl<'py> Hooks<'py> {
         Ok(Method { owner: original.map(|&(owner, _)| owner), callable })
     }
 
-    fn get_request(&mut self) -> Result<Taken<'py>, Raised> {
+    fn get_request(&mut self, certain: bool) -> Result<Taken<'py>, Raised> {
         let py = self.server.py();
         let method = self.method(&self.defaults.get_request)?;
         let native = match method.owner {
             Some(Owner::Tcp) if self.find_native_socket()? => self.accept(),
             Some(Owner::Udp) if self.find_native_socket()? => self.receive(),
-            _ => return self.ask_for_request(&method.callable),
+            _ if certain => return self.ask_for_request(&method.callable),
+            _ => return Ok(Taken::Nothing(Progress::Unknown)),
         };
         match native {
             Ok((request, client_address)) => {
