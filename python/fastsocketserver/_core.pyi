@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, final
 
+__all__ = ["Engine", "declare_defaults", "handle_request_noblock", "wait_readable"]
+
 @final
 class Engine:
     """What of a server must outlive one call: the way to wake its loop.
