@@ -49,7 +49,8 @@ class TCPServer(BaseServer):
         bind_and_activate: bool = True,
     ) -> None:
         """Open the socket; see the class."""
-        super().__init__(server_address, RequestHandlerClass)
+        # Not super(): a class that a program puts between need not take arguments.
+        BaseServer.__init__(self, server_address, RequestHandlerClass)
         self.socket = socket.socket(self.address_family, self.socket_type)
         if bind_and_activate:
             try:
@@ -79,7 +80,7 @@ class TCPServer(BaseServer):
     def server_close(self) -> None:
         """Close the socket; ends a `serve_forever()` that is running in another thread."""
         self.socket.close()
-        super().server_close()
+        self._wake()
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for `select` and its kind; -1 when closed."""
@@ -95,7 +96,7 @@ class TCPServer(BaseServer):
             OSError: There is none after all; the loop goes on.
         """
         request, client_address = self.socket.accept()
-        if self.disable_nagle_algorithm and type(request) is socket.socket:
+        if self.disable_nagle_algorithm:
             _disable_nagle(request)
         return request, client_address
 
@@ -158,8 +159,8 @@ if hasattr(socket, "AF_UNIX"):
 
 
 def _disable_nagle(request: Any) -> None:
-    """Set `TCP_NODELAY` where the socket's family has it."""
-    if request.family in (socket.AF_INET, socket.AF_INET6):
+    """Set `TCP_NODELAY` on what is a socket of a family that has it."""
+    if getattr(request, "family", None) in (socket.AF_INET, socket.AF_INET6):
         try:
             request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:

@@ -201,7 +201,7 @@ impl<'py> Hooks<'py> {
         let method = self.method(&self.defaults.get_request)?;
         let native = match method.owner {
             Some(Owner::Tcp) if self.find_native_socket()? => self.accept(),
-            Some(Owner::Udp) if self.find_native_socket()? => self.receive(),
+            Some(Owner::Udp) if self.find_native_socket()? && self.find_buffer()? => self.receive(),
             _ if certain => return self.ask_for_request(&method.callable),
             _ => return Ok(Taken::Nothing(Progress::Unknown)),
         };
@@ -231,11 +231,20 @@ impl<'py> Hooks<'py> {
         self.socket.as_ref().expect("found before").accept(nodelay)
     }
 
+    /// Makes the buffer as long as `max_packet_size` is now.
+    ///
+    /// Says no to what is no size, or may not fit into memory: that is for `recvfrom` to refuse.
+    fn find_buffer(&mut self) -> PyResult<bool> {
+        const LARGEST: usize = 1 << 24;
+        let size = self.server.getattr(intern!(self.server.py(), "max_packet_size"))?;
+        let size = size.extract::<usize>().ok().filter(|&size| size <= LARGEST);
+        self.buffer.resize(size.unwrap_or_default(), 0);
+        Ok(size.is_some())
+    }
+
     fn receive(&mut self) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
         let py = self.server.py();
         let socket = self.socket.as_ref().expect("found before");
-        let size: usize = self.server.getattr(intern!(py, "max_packet_size"))?.extract()?;
-        self.buffer.resize(size, 0);
         let (data, client_address) = socket.receive(&mut self.buffer)?;
         Ok(((data, socket.object()).into_pyobject(py)?.into_any(), client_address))
     }
@@ -282,8 +291,8 @@ impl<'py> Hooks<'py> {
         let Err(error) = self.process_request(request, client_address) else {
             return Ok(());
         };
+        let _handling = Handling::begin(py, &error);
         let handled = if error.is_instance_of::<PyException>(py) {
-            let _handling = Handling::begin(py, &error);
             self.server
                 .getattr(intern!(py, "handle_error"))
                 .and_then(|handle_error| call(&handle_error, (request, client_address)))
