@@ -63,7 +63,7 @@ def ask(server: Any, question: bytes = b"") -> bytes:
 
 
 def ask_once(server: Any, question: bytes = b"") -> bytes:
-    """Send `question`, let `server.handle_request()` answer it on this thread, return the answer."""
+    """Send `question`, answer it by `server.handle_request()` on this thread, return the answer."""
     with client(server) as sock:
         _put(sock, question)
         server.handle_request()

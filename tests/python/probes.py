@@ -87,6 +87,14 @@ def ask(address: Any, line: bytes = b"hello\n") -> bytes:
         return read_all(client)
 
 
+def ask_nothing(address: Any) -> bytes:
+    """Return all that the TCP server at `address` says; for handlers that read nothing.
+
+    Bytes that are unread when a connection is closed make a reset of it.
+    """
+    return ask(address, b"")
+
+
 def echo_handler(ss: Variant, base: str = "StreamRequestHandler") -> type:
     """Return a handler class that answers one line with the same line in capitals."""
 

@@ -6,7 +6,6 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from conftest import serving
 from peers import answer, ask, ask_once, question
 

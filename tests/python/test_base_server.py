@@ -10,7 +10,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from conftest import DEADLINE, serving, wait_until
 from peers import TIMEOUT, ask, ask_once, client, read_to_end
 
@@ -137,7 +136,17 @@ def test_timeout_is_none(ss: Variant) -> None:
 
 @pytest.mark.parametrize(
     ("server_timeout", "socket_timeout"),
-    [(0.01, None), (None, 0.01), (0.01, 3600), (3600, 0.01), (0, None), (None, 0), (0, 3600)],
+    [
+        (0.01, None),
+        (None, 0.01),
+        (0.01, 3600),
+        (3600, 0.01),
+        (0, None),
+        (None, 0),
+        (0, 3600),
+        (-1, None),
+        (-1, 3600),
+    ],
 )
 def test_handle_request_waits_for_the_shorter_timeout(
     server: Any, server_timeout: float | None, socket_timeout: float | None

@@ -7,7 +7,6 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from conftest import serving
 from peers import ask, ask_once, client
 

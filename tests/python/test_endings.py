@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import socket
 import threading
 import time
 import weakref
@@ -15,7 +14,7 @@ from probes import (
     BRIEFLY,
     LOOPBACK,
     Call,
-    ask,
+    ask_nothing,
     client_of,
     connect,
     echo_handler,
@@ -24,6 +23,7 @@ from probes import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -53,7 +53,8 @@ def exchange(server: Any) -> bytes:
     """Return the server's answer to one line or datagram."""
     with client_of(server) as client:
         client.sendall(b"hello\n")
-        return client.recv(100)
+        answer: bytes = client.recv(100)
+        return answer
 
 
 def ended(server: Any) -> bool:
@@ -149,7 +150,7 @@ def test_shutdown_from_a_request_thread_waits_for_the_loop(ss: Variant) -> None:
 
     with ss.ThreadingTCPServer(LOOPBACK, Stop) as server:
         loop = Call(server.serve_forever, 0.01)
-        assert ask(server.server_address) == b""
+        assert ask_nothing(server.server_address) == b""
         loop.outcome("serve_forever()")
     assert observed == [True]
 
@@ -175,7 +176,7 @@ def test_a_handler_stops_the_server_by_the_private_flag(ss: Variant) -> None:
 
     with ss.TCPServer(LOOPBACK, Stop) as server:
         loop = Call(server.serve_forever, AN_HOUR)
-        assert ask(server.server_address) == b"bye"
+        assert ask_nothing(server.server_address) == b"bye"
         loop.outcome("serve_forever()")
         assert ended(server)
 
@@ -353,9 +354,10 @@ def test_an_exception_of_a_hook_closes_the_socket_of_the_constructor(
 
     def server_close(self: Any) -> None:
         seen.append("server_close")
-        super(server_class, self).server_close()
+        super(type(self), self).server_close()
 
-    server_class = type("Failing", (ss.TCPServer,), {hook: fail, "server_close": server_close})
+    attributes = {hook: fail, "server_close": server_close}
+    server_class = type("Failing", (ss.TCPServer,), attributes)
     with pytest.raises(error, match="from a hook"):
         server_class(LOOPBACK, ss.BaseRequestHandler)
     assert seen[1:] == ["server_close"]
@@ -436,7 +438,9 @@ def test_handlers_and_requests_are_freed_when_the_request_is_over(
     references: list[weakref.ref[Any]] = []
     datagrams = "UDP" in kind or "Datagram" in kind
 
-    class Watched(echo_handler(ss, f"{'Datagram' if datagrams else 'Stream'}RequestHandler")):  # type: ignore[misc]
+    base = "DatagramRequestHandler" if datagrams else "StreamRequestHandler"
+
+    class Watched(echo_handler(ss, base)):  # type: ignore[misc]
         def handle(self) -> None:
             references.append(weakref.ref(self))
             if not datagrams:
@@ -512,6 +516,23 @@ def test_server_close_from_another_thread_ends_the_loop(
     Call(server.shutdown).outcome("shutdown()")
 
 
+@pytest.mark.parametrize("kind", ["TCPServer", "UDPServer", "UnixStreamServer"])
+def test_a_handler_that_closes_its_server_ends_the_loop(
+    ours: Variant, kind: str, tmp_path: Path
+) -> None:
+    class Close(ours.BaseRequestHandler):  # type: ignore[misc, name-defined]
+        def handle(self) -> None:
+            self.server.server_close()
+
+    server = make_server(ours, kind, tmp_path, Close)
+    loop = Call(server.serve_forever, AN_HOUR)
+    with client_of(server) as client:
+        if kind == "UDPServer":
+            client.sendall(b"hello")
+        loop.outcome("serve_forever()")
+    assert ended(server)
+
+
 def test_server_close_while_serving_burns_no_processor_time(ours: Variant) -> None:
     server = ours.TCPServer(LOOPBACK, echo_handler(ours))
     loop = Call(server.serve_forever)
@@ -573,9 +594,9 @@ def test_shutdown_from_a_hook_of_the_loop_is_noted_and_returns(ours: Variant, ho
 def test_shutdown_from_the_handler_on_the_loop_is_noted_and_returns(
     ours: Variant, kind: str, tmp_path: Path
 ) -> None:
-    class Stop(  # type: ignore[misc]
-        echo_handler(ours, f"{'Datagram' if kind == 'UDPServer' else 'Stream'}RequestHandler")
-    ):
+    base = "DatagramRequestHandler" if kind == "UDPServer" else "StreamRequestHandler"
+
+    class Stop(echo_handler(ours, base)):  # type: ignore[misc]
         def handle(self) -> None:
             self.server.shutdown()
             super().handle()
@@ -599,5 +620,5 @@ def test_shutdown_from_handle_error_on_the_loop_is_noted_and_returns(ours: Varia
 
     with Server(LOOPBACK, Fail) as server:
         loop = Call(server.serve_forever, AN_HOUR)
-        assert ask(server.server_address) == b""
+        assert ask_nothing(server.server_address) == b""
         loop.outcome("serve_forever()")

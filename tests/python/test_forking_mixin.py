@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -10,20 +11,23 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import DEADLINE, wait_until
-from probes import BRIEFLY, LOOPBACK, ask, client_of, connect, open_descriptors, read_all
+from probes import BRIEFLY, LOOPBACK, ask_nothing, client_of, connect, open_descriptors, read_all
 from program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from variants import Variant
 
     Act = Callable[[Any], Any]
+
+CHILDREN = Path("/proc/self/task")
+"""Where the kernel lists, thread by thread, the children of this process."""
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork"),
@@ -35,8 +39,22 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _no_child_is_left_over() -> Iterator[None]:
     yield
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    left = [int(pid) for pid in " ".join(map(Path.read_text, CHILDREN.glob("*/children"))).split()]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert left == []
+
+
+@contextlib.contextmanager
+def caller_of(server: Any) -> Iterator[socket.socket]:
+    """Connect to `server`; at the end, hang up, although children have copies of the socket."""
+    with client_of(server) as client:
+        try:
+            yield client
+        finally:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
 
 def pid_handler(ss: Variant) -> type:
@@ -71,7 +89,7 @@ def await_exit(pid: int) -> None:
 
 def one_request(server: Any) -> bytes:
     """Let the server handle one request on this thread; return what the child says."""
-    with client_of(server) as client:
+    with caller_of(server) as client:
         server.handle_request()
         return read_all(client)
 
@@ -112,7 +130,7 @@ def test_a_stream_is_read_and_written_in_the_child(ss: Variant) -> None:
         for line in handler.rfile:
             handler.wfile.write(line.upper())
 
-    with forking_server(ss, act) as server, client_of(server) as client:
+    with forking_server(ss, act) as server, caller_of(server) as client:
         client.sendall(b"one\ntwo\n")
         server.handle_request()
         client.sendall(b"three\n")
@@ -121,7 +139,7 @@ def test_a_stream_is_read_and_written_in_the_child(ss: Variant) -> None:
 
 
 def test_a_handler_that_speaks_first_is_served_at_once(ss: Variant) -> None:
-    with ss.ForkingTCPServer(LOOPBACK, pid_handler(ss)) as server, client_of(server) as client:
+    with ss.ForkingTCPServer(LOOPBACK, pid_handler(ss)) as server, caller_of(server) as client:
         server.handle_request()
         assert int(client.recv(100)) == only_child(server)
 
@@ -138,7 +156,7 @@ def test_each_datagram_is_answered_once_by_a_child_of_its_own(
             self.wfile.write(self.rfile.read() + b" %d" % os.getpid())
 
     address = LOOPBACK if "UDP" in kind else str(tmp_path / "socket")
-    with getattr(ss, kind)(address, Answer) as server, client_of(server) as client:
+    with getattr(ss, kind)(address, Answer) as server, caller_of(server) as client:
         for number in range(8):
             client.sendall(b"%d" % number)
         for number in range(8):
@@ -152,26 +170,31 @@ def test_each_datagram_is_answered_once_by_a_child_of_its_own(
 def test_the_unix_servers_fork(ss: Variant, tmp_path: Path) -> None:
     if not hasattr(ss.module, "ForkingUnixStreamServer"):
         pytest.skip("this version has no ForkingUnixStreamServer")
-    with ss.ForkingUnixStreamServer(str(tmp_path / "socket"), pid_handler(ss)) as server:
-        with client_of(server) as client:
-            server.handle_request()
-            assert int(client.recv(100)) == only_child(server)
+    with (
+        ss.ForkingUnixStreamServer(str(tmp_path / "socket"), pid_handler(ss)) as server,
+        caller_of(server) as client,
+    ):
+        server.handle_request()
+        assert int(client.recv(100)) == only_child(server)
 
 
 @pytest.mark.parametrize("last", [0, 1], ids=["the first ends first", "the last ends first"])
 def test_a_child_holds_no_connection_of_another_request(ss: Variant, last: int) -> None:
-    with ss.ForkingTCPServer(LOOPBACK, pid_handler(ss)) as server:
-        with client_of(server) as first, client_of(server) as second:
-            server.handle_request()
-            server.handle_request()
-            clients = [first, second]
-            for client in clients:
-                assert int(client.recv(100)) in server.active_children
-            ends, stays = clients[1 - last], clients[last]
-            ends.shutdown(socket.SHUT_WR)
-            assert read_all(ends) == b"", "its connection is open in the other child"
-            stays.shutdown(socket.SHUT_WR)
-            assert read_all(stays) == b""
+    with (
+        ss.ForkingTCPServer(LOOPBACK, pid_handler(ss)) as server,
+        caller_of(server) as first,
+        caller_of(server) as second,
+    ):
+        server.handle_request()
+        server.handle_request()
+        clients = [first, second]
+        for client in clients:
+            assert int(client.recv(100)) in server.active_children
+        ends, stays = clients[1 - last], clients[last]
+        ends.shutdown(socket.SHUT_WR)
+        assert read_all(ends) == b"", "its connection is open in the other child"
+        stays.shutdown(socket.SHUT_WR)
+        assert read_all(stays) == b""
 
 
 def test_which_hooks_run_in_the_parent_and_which_in_the_child(ss: Variant) -> None:
@@ -310,7 +333,7 @@ def test_the_child_leaves_without_the_exit_functions(ss: Variant) -> None:
             server.handle_request()
     """
     with Program(ss, source) as program:
-        assert ask(program.read_port()) == b""
+        assert ask_nothing(program.read_port()) == b""
         program.end()
         assert [program.read_line(), program.read_line()] == ["exit function", ""]
 
@@ -322,13 +345,13 @@ def test_the_set_of_children(ss: Variant) -> None:
     with ss.ForkingTCPServer(LOOPBACK, pid_handler(ss)) as server:
         assert server.active_children is None
         assert "active_children" not in vars(server)
-        with client_of(server) as first, client_of(server) as second:
+        with caller_of(server) as first, caller_of(server) as second:
             pids = set()
             for client in (first, second):
                 server.handle_request()
                 pids.add(int(client.recv(100)))
                 assert server.active_children == pids
-            assert type(server.active_children) is set
+            assert isinstance(server.active_children, set)
             server.collect_children()
             assert server.active_children == pids, "running children were dropped"
             first.shutdown(socket.SHUT_WR)
@@ -353,9 +376,9 @@ def test_collecting_before_the_first_request_does_nothing(ss: Variant) -> None:
 
 
 def test_blocking_is_a_keyword(ss: Variant) -> None:
-    with ss.ForkingTCPServer(LOOPBACK, ss.BaseRequestHandler) as server:
-        with pytest.raises(TypeError):
-            server.collect_children(True)
+    server = ss.ForkingTCPServer(LOOPBACK, ss.BaseRequestHandler)
+    with server, pytest.raises(TypeError):
+        server.collect_children(True)
 
 
 def test_handle_request_leaves_finished_children_to_the_program(ss: Variant) -> None:
@@ -496,7 +519,7 @@ def test_server_close_waits_for_the_children(ss: Variant) -> None:
 def test_server_close_does_not_wait_when_told_so(ss: Variant) -> None:
     server = ss.ForkingTCPServer(LOOPBACK, pid_handler(ss))
     server.block_on_close = False
-    with client_of(server) as client:
+    with caller_of(server) as client:
         server.handle_request()
         pid = int(client.recv(100))
         server.server_close()
@@ -550,8 +573,8 @@ def test_hooks_at_fork_run_once_a_request(ss: Variant) -> None:
     """
     with Program(ss, source) as program:
         address = program.read_port()
-        assert ask(address) == b"before child"
-        assert ask(address) == b"before parent before child"
+        assert ask_nothing(address) == b"before child"
+        assert ask_nothing(address) == b"before parent before child"
         assert program.read_line() == "before parent before parent"
         program.end()
 
@@ -636,8 +659,8 @@ def test_shutdown_called_in_a_child_returns_and_leaves_the_parent_serving(ours: 
     """
     with Program(ours, source) as program:
         address = program.read_port()
-        assert ask(address) == b"returned"
-        assert ask(address) == b"returned"
+        assert ask_nothing(address) == b"returned"
+        assert ask_nothing(address) == b"returned"
         program.end()
 
 
@@ -670,7 +693,7 @@ def test_a_signal_handler_may_collect_children_first(ss: Variant) -> None:
     with Program(ss, source) as program:
         address = program.read_port()
         for _ in range(10):
-            assert ask(address) == b"hello"
+            assert ask_nothing(address) == b"hello"
         program.end()
 
 

@@ -11,7 +11,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from conftest import serving, wait_until
 from peers import TIMEOUT, ask_once, client, read_to_end, reset
 
@@ -483,6 +482,23 @@ def test_finish_accepts_a_wfile_that_the_handler_closed(session: Session) -> Non
     assert session.peer.recv(100) == b"done"
 
 
+def test_finish_flushes_then_closes_the_wfile(session: Session) -> None:
+    class Recorder(io.BytesIO):
+        def flush(self) -> None:
+            calls.append("flush")
+
+        def close(self) -> None:
+            calls.append("close")
+            super().close()
+
+    def handle(handler: Any) -> None:
+        handler.wfile = Recorder()
+
+    calls: list[str] = []
+    session.run(handle)
+    assert calls == ["flush", "close"]
+
+
 def test_finish_swallows_an_error_of_the_last_flush(ss: Variant) -> None:
     class Broken(io.BytesIO):
         def flush(self) -> None:
@@ -705,7 +721,7 @@ def test_rfile_left_open_keeps_the_descriptor_and_lets_go_when_freed(session: Se
 def test_detach_takes_the_descriptor_from_under_the_files(session: Session) -> None:
     def handle(handler: Any) -> None:
         taken = socket.socket(fileno=handler.request.detach())
-        with taken, pytest.raises(OSError, match="closed|Bad file descriptor"):
+        with taken, pytest.raises(OSError, match=r"closed|Bad file descriptor"):
             handler.rfile.readline()
 
     session.run(handle)
@@ -721,7 +737,7 @@ def test_read_does_not_touch_a_descriptor_that_was_given_away(session: Session) 
         here.close()
         with peer, socket.socket(fileno=number) as other:
             peer.sendall(b"for someone else\n")
-            with pytest.raises(OSError, match="closed|Bad file descriptor"):
+            with pytest.raises(OSError, match=r"closed|Bad file descriptor"):
                 handler.rfile.readline()
             assert other.recv(100) == b"for someone else\n"
 

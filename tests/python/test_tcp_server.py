@@ -10,7 +10,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from conftest import DEADLINE, serving, wait_until
 from peers import TIMEOUT, ask, ask_once, client, read_to_end
 
@@ -534,16 +533,16 @@ def test_own_loop_over_several_servers(ss: Variant) -> None:
     def name(request: Any, client_address: Any, server: Any) -> None:
         request.sendall(b"%d" % server.server_address[1])
 
-    with ss.TCPServer(HOST, name) as first, ss.TCPServer(HOST, name) as second:
-        with client(second) as later, client(first) as earlier:
-            wait_until(
-                lambda: len(select.select([first, second], [], [], TIMEOUT)[0]) == 2,
-                "both listeners to be readable",
-            )
-            for server in select.select([first, second], [], [], 0)[0]:
-                server.handle_request()
-            assert int(read_to_end(earlier)) == first.server_address[1]
-            assert int(read_to_end(later)) == second.server_address[1]
+    first, second = ss.TCPServer(HOST, name), ss.TCPServer(HOST, name)
+    with first, second, client(second) as later, client(first) as earlier:
+        wait_until(
+            lambda: len(select.select([first, second], [], [], TIMEOUT)[0]) == 2,
+            "both listeners to be readable",
+        )
+        for server in select.select([first, second], [], [], 0)[0]:
+            server.handle_request()
+        assert int(read_to_end(earlier)) == first.server_address[1]
+        assert int(read_to_end(later)) == second.server_address[1]
 
 
 def test_handle_request_in_a_loop_until_told_to_stop(ss: Variant) -> None:

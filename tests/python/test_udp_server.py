@@ -8,7 +8,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from conftest import DEADLINE, serving
 from peers import TIMEOUT, ask, ask_once, client
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -10,7 +11,6 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from conftest import serving, wait_until
 from peers import (
     TIMEOUT,
@@ -33,6 +33,17 @@ pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix 
 ABSTRACT = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract names")
 STREAMS = ["UnixStreamServer", "ThreadingUnixStreamServer"]
 DATAGRAMS = ["UnixDatagramServer", "ThreadingUnixDatagramServer"]
+
+
+@contextlib.contextmanager
+def client_at(server: Any, name: Any = None) -> Iterator[socket.socket]:
+    """Give a socket that is bound to `name`, or to none, and connected to the server."""
+    with socket.socket(socket.AF_UNIX, server.socket_type) as sock:
+        sock.settimeout(TIMEOUT)
+        if name is not None:
+            sock.bind(name)
+        sock.connect(server.server_address)
+        yield sock
 
 
 @pytest.fixture
@@ -131,12 +142,10 @@ def test_stream_client_without_a_name_has_an_empty_address(ss: Variant, family: 
 @pytest.mark.parametrize("family", STREAMS + DATAGRAMS)
 def test_client_at_a_path_has_that_path_as_its_address(ss: Variant, family: str, path: str) -> None:
     seen: list[Any] = []
-    with getattr(ss, family)("", lambda *args: seen.append(args[1])) as server:
-        with socket.socket(socket.AF_UNIX, server.socket_type) as sock:
-            sock.bind(path)
-            sock.connect(server.server_address)
-            sock.send(b"hello")
-            server.handle_request()
+    server = getattr(ss, family)("", lambda *args: seen.append(args[1]))
+    with server, client_at(server, path) as sock:
+        sock.send(b"hello")
+        server.handle_request()
     assert seen == [path]
     assert type(seen[0]) is str
 
@@ -148,12 +157,10 @@ def test_client_at_an_abstract_name_has_bytes_as_its_address(
 ) -> None:
     seen: list[Any] = []
     name = b"\0" + os.fsencode(path)
-    with getattr(ss, family)("", lambda *args: seen.append(args[1])) as server:
-        with socket.socket(socket.AF_UNIX, server.socket_type) as sock:
-            sock.bind(name)
-            sock.connect(server.server_address)
-            sock.send(b"hello")
-            server.handle_request()
+    server = getattr(ss, family)("", lambda *args: seen.append(args[1]))
+    with server, client_at(server, name) as sock:
+        sock.send(b"hello")
+        server.handle_request()
     assert seen == [name]
     assert type(seen[0]) is bytes
 
@@ -166,11 +173,10 @@ def test_datagram_client_without_a_name_has_no_address(ss: Variant, family: str,
         server._BaseServer__shutdown_request = True
 
     seen: list[Any] = []
-    with getattr(ss, family)("", handle) as server:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.connect(server.server_address)
-            sock.send(b"hello")
-            getattr(server, run)(*([0.01] if run == "serve_forever" else []))
+    server = getattr(ss, family)("", handle)
+    with server, client_at(server) as sock:
+        sock.send(b"hello")
+        getattr(server, run)(*([0.01] if run == "serve_forever" else []))
     assert seen == [(b"hello", None)]
 
 
@@ -180,22 +186,20 @@ def test_answer_to_a_client_without_a_name_goes_to_handle_error(ss: Variant) -> 
             errors.append((client_address, sys.exc_info()[0]))
 
     errors: list[Any] = []
-    with Server("", ss.DatagramRequestHandler) as server:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.connect(server.server_address)
-            sock.send(b"hello")
-            server.handle_request()
+    server = Server("", ss.DatagramRequestHandler)
+    with server, client_at(server) as sock:
+        sock.send(b"hello")
+        server.handle_request()
     assert errors == [(None, TypeError)]
 
 
-@pytest.mark.parametrize("family", DATAGRAMS[:1])
-def test_packets_keep_their_bounds(ss: Variant, family: str) -> None:
+def test_packets_keep_their_bounds(ss: Variant) -> None:
     seen: list[bytes] = []
-    with getattr(ss, family)("", lambda *args: seen.append(args[0][0])) as server:
-        with client(server) as sock:
-            for packet in (b"one", b"", b"x" * 9000, b"last"):
-                sock.send(packet)
-                server.handle_request()
+    server = ss.UnixDatagramServer("", lambda *args: seen.append(args[0][0]))
+    with server, client(server) as sock:
+        for packet in (b"one", b"", b"x" * 9000, b"last"):
+            sock.send(packet)
+            server.handle_request()
     assert seen == [b"one", b"", b"x" * 8192, b"last"]
 
 
@@ -210,6 +214,22 @@ def test_accepted_connection_is_an_ordinary_unix_socket(ss: Variant) -> None:
 
     with ss.UnixStreamServer("", handle) as server:
         assert ask_once(server) == b"checked"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="SOCK_SEQPACKET")
+@pytest.mark.parametrize("family", STREAMS)
+def test_connections_of_sequenced_packets(ss: Variant, family: str) -> None:
+    def handle(request: Any, client_address: Any, server: Any) -> None:
+        assert request.type is socket.SOCK_SEQPACKET
+        for packet in iter(lambda: request.recv(100), b""):
+            request.send(packet.upper())
+
+    server_class = type("Server", (getattr(ss, family),), {"socket_type": socket.SOCK_SEQPACKET})
+    server = server_class("", handle)
+    with serving(server, 0.01), client_at(server) as sock:
+        sock.send(b"one")
+        sock.send(b"two")
+        assert [sock.recv(100), sock.recv(100)] == [b"ONE", b"TWO"]
 
 
 def test_stream_handler_over_a_unix_connection(ss: Variant) -> None:

@@ -1,0 +1,167 @@
+"""Compares servers under load: `python benches/compare --help`.
+
+The interpreter that runs this, with what is installed for it, is what is compared. In each round
+every workload is put on each contender in turn, on a server of its own that runs on one core while
+the load generator (`benches/load`, built with cargo when needed) runs on another. What is printed
+are medians over the rounds, and ratios within a round: absolute figures say little on a machine
+that does other things too. Timing never fails a run; the exit status is 1 after a wrong answer, or
+when a server did not start, or did not end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import importing
+import table
+import trial
+from contenders import CONTENDERS
+from workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contenders import Contender
+    from importing import Import
+    from trial import Machine, Trial
+    from workloads import Workload
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit status."""
+    options = _parse(arguments)
+    machine = _machine(options.load or _build_load())
+    contenders = [contender for contender in CONTENDERS if contender.is_installed()]
+    workloads = [
+        workload for workload in WORKLOADS if not options.only or options.only in workload.title
+    ]
+    print(f"{_about()}; {options.rounds} rounds of {options.seconds} s", end="; ")
+    if machine.server_core is None:
+        print("servers and clients share the cores")
+    else:
+        print(f"servers on core {machine.server_core}, clients on core {machine.client_core}")
+    trials, failures = _measure(contenders, workloads, machine, options.rounds, options.seconds)
+    rows = [
+        table.of_trials(workload.title, trials[workload])
+        for workload in workloads
+        if trials[workload]
+    ]
+    if options.imports:
+        rows += table.of_imports(_measure_imports(contenders, options.imports))
+    names = [contender.name for contender in contenders]
+    print("", table.markdown(rows, names), "", sep="\n")
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    document = {
+        "about": _about(),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "failures": failures,
+        "rows": table.data(rows, names[0]),
+        "load": {
+            workload.title: {
+                name: [each.load for each in rounds] for name, rounds in by_name.items()
+            }
+            for workload, by_name in trials.items()
+        },
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(f"All figures: {options.json}")
+    return 1 if failures else 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python benches/compare", description="Compare servers under load."
+    )
+    version = f"{platform.python_implementation()}-{platform.python_version()}".lower()
+    add = parser.add_argument
+    add("--rounds", type=int, default=5, help="rounds (5)")
+    add("--seconds", type=float, default=2.0, help="seconds of each load (2)")
+    add("--imports", type=int, default=30, help="times that each module is imported (30)")
+    add("--only", metavar="TEXT", help="only workloads whose title contains this")
+    add("--quick", action="store_true", help="1 round of 0.3 s, 5 imports: does it work at all?")
+    default = ROOT / "target" / "compare" / f"{version}.json"
+    add("--json", type=Path, default=default, help="where to write all figures")
+    add("--load", type=Path, help="a load generator that is built already")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.seconds, options.imports = 1, 0.3, 5
+    return options
+
+
+def _about() -> str:
+    implementation = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{implementation}, {platform.system()} {platform.machine()}"
+
+
+def _build_load() -> Path:
+    """Return the load generator, built anew if it has changed."""
+    target = ROOT / "target" / "load"
+    manifest = ROOT / "benches" / "load" / "Cargo.toml"
+    command = ["cargo", "build", "--release", "--locked", "--quiet"]
+    subprocess.run(
+        [*command, "--manifest-path", str(manifest), "--target-dir", str(target)], check=True
+    )
+    return target / "release" / "load"
+
+
+def _machine(load: Path) -> Machine:
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < 2:
+        return trial.Machine(load, server_core=None, client_core=None)
+    return trial.Machine(load, server_core=cores[1], client_core=cores[0])
+
+
+def _measure(
+    contenders: Sequence[Contender],
+    workloads: Sequence[Workload],
+    machine: Machine,
+    rounds: int,
+    seconds: float,
+) -> tuple[dict[Workload, dict[str, list[Trial]]], list[str]]:
+    """Run all trials; return them, and what failed."""
+    trials: dict[Workload, dict[str, list[Trial]]] = {workload: {} for workload in workloads}
+    failures = []
+    for number in range(rounds):
+        for workload in workloads:
+            said = []
+            for contender in filter(lambda contender: contender.takes(workload), contenders):
+                name = contender.name
+                try:
+                    result = trial.run(contender, workload, machine, seconds)
+                except trial.TrialError as error:
+                    failures.append(f"{workload.title}: {name}: {error}")
+                    continue
+                if result.wrong:
+                    failures.append(f"{workload.title}: {name}: {result.wrong} wrong answers")
+                trials[workload].setdefault(name, []).append(result)
+                said.append(f"{name} {result.requests_per_second:,.0f}")
+            print(f"{number + 1}: {workload.title}: {', '.join(said)}", flush=True)
+    return trials, failures
+
+
+def _measure_imports(contenders: Sequence[Contender], times: int) -> dict[str, list[Import]]:
+    """Import every contender's module so many times, in turn."""
+    # The first import may have to compile.
+    for contender in contenders:
+        importing.measure(contender.module)
+    imports: dict[str, list[Import]] = {contender.name: [] for contender in contenders}
+    for _ in range(times):
+        for contender in contenders:
+            imports[contender.name].append(importing.measure(contender.module))
+    return imports
+
+
+if __name__ == "__main__":
+    sys.exit(main())

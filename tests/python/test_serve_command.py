@@ -1,0 +1,496 @@
+"""`python -m fastsocketserver serve`: serving one handler class from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from conftest import DEADLINE, wait_until
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Outcome(NamedTuple):
+    """How a process ended."""
+
+    status: int
+    output: str
+    errors: str
+
+
+class Command:
+    """A Python command line in a process group of its own, with every warning an error.
+
+    What still runs of the group is killed on leaving the `with` block.
+    """
+
+    def __init__(self, *arguments: str | Path, cwd: Path | None = None) -> None:
+        self.name = " ".join(map(str, arguments))
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", *map(str, arguments)],
+            bufsize=0,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._read = b""
+
+    def read_line(self) -> str:
+        """Return the next line of its standard output."""
+        assert self.process.stdout is not None
+        while b"\n" not in self._read:
+            if not select.select([self.process.stdout], [], [], DEADLINE)[0]:
+                pytest.fail(f"waited {DEADLINE:.0f} s in vain for a line of `{self.name}`")
+            data = os.read(self.process.stdout.fileno(), 65536)
+            if not data:
+                pytest.fail(f"`{self.name}` ended its output: {self.wait()}")
+            self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
+
+    def stop(self, number: int = signal.SIGINT) -> Outcome:
+        """Send the process a signal when it has come to rest, and wait for its end.
+
+        SIGINT goes to its children as well, as it does from a terminal.
+        """
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        if stat.exists():  # elsewhere, the signal may still meet it at work
+            wait_until(
+                lambda: stat.read_text().rpartition(")")[2].split()[0] == "S",
+                f"the main thread of `{self.name}` to sleep",
+            )
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> Outcome:
+        """Wait for its end; the output is what has not been read before."""
+        try:
+            output, errors = self.process.communicate(timeout=DEADLINE)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"waited {DEADLINE:.0f} s in vain for the end of `{self.name}`")
+        return Outcome(self.process.returncode, (self._read + output).decode(), errors.decode())
+
+    def has_processes(self) -> bool:
+        """Say whether the process, or a child of it, has not ended yet."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def __enter__(self) -> Self:
+        """Return the running command."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Kill what still runs, children included."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        with self.process:
+            pass
+
+
+ADDRESSES = {
+    "inet": "127.0.0.1:0",
+    "inet6": "[::1]:0",
+    "unix": "unix:./socket",
+    "abstract": "unix:@fastsocketserver.test.{pid}",
+}
+DISPATCHES = [
+    "sync",
+    "threads",
+    pytest.param("forks", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")),
+]
+SIGNALS = [
+    pytest.param(signal.SIGINT, id="SIGINT"),
+    pytest.param(signal.SIGTERM, id="SIGTERM"),
+]
+
+
+class Server(Command):
+    """A running `serve` command, which has said where it listens."""
+
+    def __init__(self, *arguments: str, bind: str = "127.0.0.1:0", cwd: Path | None = None) -> None:
+        super().__init__("-m", "fastsocketserver", "serve", "--bind", bind, *arguments, cwd=cwd)
+        self.cwd = cwd or Path()
+        self.kind = socket.SOCK_DGRAM if "--udp" in arguments else socket.SOCK_STREAM
+        self.lines = [self.read_line() for _ in range(3)]
+        """What it printed at the start."""
+        self.bind = re.sub(r"serving .* on (\S+) \(\w+\)", r"\1", self.lines[0])
+        """Where it says that it listens."""
+
+    def connect(self) -> socket.socket:
+        """Return a socket that is connected to the server."""
+        if self.bind.startswith("unix:"):
+            family, path = socket.AF_UNIX, self.bind.removeprefix("unix:")
+            address: str | tuple[str, int] = (
+                f"\0{path[1:]}" if path.startswith("@") else str(self.cwd / path)
+            )
+        else:
+            host, _, port = self.bind.rpartition(":")
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            address = (host.strip("[]"), int(port))
+        client = socket.socket(family, self.kind)
+        client.settimeout(DEADLINE)
+        if (family, self.kind) == (socket.AF_UNIX, socket.SOCK_DGRAM):
+            client.bind("")  # a name of the kernel's choice, so that it can be answered
+        client.connect(address)
+        return client
+
+    def ask(self, question: bytes = b"hello\n") -> bytes:
+        """Return the answer to one line or one datagram."""
+        with self.connect() as client:
+            client.sendall(question)
+            return client.recv(65536)
+
+
+def serve(*arguments: str, cwd: Path | None = None) -> Outcome:
+    """Run a `serve` command that is to end by itself."""
+    with Command("-m", "fastsocketserver", "serve", *arguments, cwd=cwd) as command:
+        return command.wait()
+
+
+def write(path: Path, source: str) -> None:
+    """Write a module, with its folder."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(textwrap.dedent(source))
+
+
+# The default handler, on every kind of address
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+@pytest.mark.parametrize("options", [(), ("--udp",)], ids=["stream", "datagram"])
+@pytest.mark.parametrize("family", ADDRESSES)
+def test_default_handler(
+    tmp_path: Path, family: str, options: tuple[str, ...], dispatch: str
+) -> None:
+    bind = ADDRESSES[family].format(pid=os.getpid())
+    with Server(*options, "--dispatch", dispatch, bind=bind, cwd=tmp_path) as server:
+        assert server.ask(b"hello\n") == b"HELLO\n"
+        assert server.ask(b"again\n") == b"AGAIN\n"
+        assert server.stop() == (0, "stopped\n", "")
+    target = server.bind.removeprefix("unix:")
+    if family in ("inet", "inet6"):
+        host, _, port = server.bind.rpartition(":")
+        assert host == bind.rpartition(":")[0]
+        assert 0 < int(port) <= 0xFFFF
+        target = f"{host.strip('[]')} {port}"
+    else:
+        assert server.bind == bind
+        target = f"-U {target}"
+    assert server.lines == [
+        f"serving the upper-casing example on {server.bind} ({dispatch})",
+        f"try it:  echo hello | nc {'-u -w 1 ' if options else ''}{target}",
+        "Ctrl-C stops it",
+    ]
+    assert os.listdir(tmp_path) == []
+
+
+def test_dispatch_is_threads_unless_told_otherwise() -> None:
+    with Server() as server, server.connect(), server.connect():
+        assert server.lines[0].endswith(" (threads)")
+        assert server.ask() == b"HELLO\n"
+
+
+def test_sync_dispatch_handles_one_request_at_a_time() -> None:
+    with (
+        Server("--dispatch", "sync") as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
+        second.sendall(b"second\n")
+        assert not select.select([second], [], [], 0.1)[0]
+        first.sendall(b"first\n")
+        assert first.recv(100) == b"FIRST\n"
+        assert second.recv(100) == b"SECOND\n"
+
+
+def test_the_command_that_it_proposes_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    with Server(bind="unix:a name's", cwd=tmp_path) as server:
+        command = server.lines[1].partition("| ")[2]
+        assert shlex.split(command) == ["nc", "-U", "a name's"]
+
+
+# Handlers
+
+
+def test_handler_of_a_module(tmp_path: Path) -> None:
+    write(
+        tmp_path / "package/__init__.py",
+        """
+        import socketserver
+
+        class Outer:
+            class Handler(socketserver.BaseRequestHandler):
+                def handle(self):
+                    classes = type(self.server).__mro__
+                    self.request.sendall(" ".join(c.__name__ for c in classes).encode())
+        """,
+    )
+    name = "package:Outer.Handler"
+    with Server(name, cwd=tmp_path) as server:
+        assert server.lines[0] == f"serving {name} on {server.bind} (threads)"
+        assert b" ThreadingMixIn TCPServer BaseServer object" in server.ask(b"")
+        assert server.stop() == (0, "stopped\n", "")
+
+
+def test_handler_that_is_no_class(tmp_path: Path) -> None:
+    write(
+        tmp_path / "handlers.py",
+        """
+        from functools import partial
+        from socketserver import StreamRequestHandler
+
+        class Handler(StreamRequestHandler):
+            def __init__(self, answer, *args):
+                self.answer = answer
+                super().__init__(*args)
+
+            def handle(self):
+                self.wfile.write(self.answer)
+
+        greet = partial(Handler, b"good day")
+        """,
+    )
+    with Server("handlers:greet", cwd=tmp_path) as server:
+        assert server.ask(b"") == b"good day"
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_handler_that_fails(tmp_path: Path, dispatch: str) -> None:
+    """The traceback is printed, and the server goes on."""
+    write(
+        tmp_path / "handlers.py",
+        """
+        from socketserver import StreamRequestHandler
+
+        class Failing(StreamRequestHandler):
+            def handle(self):
+                raise ValueError(self.rfile.readline().decode())
+        """,
+    )
+    with Server("handlers:Failing", "--dispatch", dispatch, cwd=tmp_path) as server:
+        for question in (b"first\n", b"second\n"):
+            assert server.ask(question) == b""
+        status, output, errors = server.stop()
+    assert (status, output) == (0, "stopped\n")
+    assert re.findall(r"^ValueError: (\w+)$", errors, re.MULTILINE) == ["first", "second"]
+    assert errors.count("Traceback") == 2
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_stops_while_a_client_is_connected_and_idle(dispatch: str, number: int) -> None:
+    with Server("--dispatch", dispatch) as server, server.connect() as idle:
+        if dispatch != "sync":
+            assert server.ask() == b"HELLO\n"
+        idle.sendall(b"no line end")
+        assert server.stop(number) == (0, "stopped\n", "")
+        with contextlib.suppress(ConnectionResetError):
+            assert idle.recv(100) in (b"", b"NO LINE END")
+        wait_until(lambda: not server.has_processes(), "the processes of the server to end")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_stops_as_soon_as_it_has_said_that_it_serves(number: int) -> None:
+    for _ in range(5):
+        with Server() as server:
+            server.process.send_signal(number)
+            assert server.wait() == (0, "stopped\n", "")
+
+
+def test_port_can_be_bound_again_at_once() -> None:
+    with Server() as server, server.connect() as client:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"HELLO\n"
+        assert client.recv(100) == b""
+        # The server has closed first, so its port lingers.
+        assert server.stop().status == 0
+    with Server(bind=server.bind) as second:
+        assert second.ask() == b"HELLO\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--udp",)], ids=["stream", "datagram"])
+def test_socket_file_of_another_is_left(tmp_path: Path, options: tuple[str, ...]) -> None:
+    path = tmp_path / "socket"
+    with Server(*options, bind=f"unix:{path}") as server:
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            assert server.stop() == (0, "stopped\n", "")
+            assert path.is_socket()
+
+
+def test_socket_file_may_be_gone(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with Server(bind=f"unix:{path}") as server:
+        path.unlink()
+        assert server.stop() == (0, "stopped\n", "")
+
+
+# Addresses that cannot be listened on
+
+
+@pytest.mark.parametrize("options", [(), ("--udp",)], ids=["stream", "datagram"])
+@pytest.mark.parametrize("family", ADDRESSES)
+def test_address_in_use(tmp_path: Path, family: str, options: tuple[str, ...]) -> None:
+    bind = ADDRESSES[family].format(pid=os.getpid())
+    with Server(*options, bind=bind, cwd=tmp_path) as server:
+        reason = f"[Errno {errno.EADDRINUSE}] {os.strerror(errno.EADDRINUSE)}"
+        assert serve("--bind", server.bind, *options, cwd=tmp_path) == (
+            1,
+            "",
+            f"fastsocketserver serve: cannot listen on {server.bind}: {reason}\n",
+        )
+        assert server.ask() == b"HELLO\n"
+
+
+def test_socket_file_in_no_folder(tmp_path: Path) -> None:
+    reason = f"[Errno {errno.ENOENT}] {os.strerror(errno.ENOENT)}"
+    assert serve("--bind", "unix:no/socket", cwd=tmp_path) == (
+        1,
+        "",
+        f"fastsocketserver serve: cannot listen on unix:no/socket: {reason}\n",
+    )
+
+
+def test_socket_file_with_too_long_a_name() -> None:
+    bind = f"unix:{200 * 'x'}"
+    status, output, errors = serve("--bind", bind)
+    assert (status, output) == (1, "")
+    assert errors == f"fastsocketserver serve: cannot listen on {bind}: AF_UNIX path too long\n"
+
+
+# Wrong command lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--dispatch fibers", r"argument --dispatch: invalid choice: 'fibers' .*"),
+        ("--bind", r"argument --bind: expected one argument"),
+        ("--udp=1", r"argument --udp: ignored explicit argument '1'"),
+        ("--backlog", r"unrecognized arguments: --backlog"),
+        ("os:getpid os:getppid", r"unrecognized arguments: os:getppid"),
+        ("os", r"not a handler: 'os' .*"),
+        ("os:", r"not a handler: 'os:' .*"),
+        (":Handler", r"not a handler: ':Handler' .*"),
+        (".os:Handler", r"not a handler: '.os:Handler' .*"),
+        ("no_such:Handler", r"no module named 'no_such': no_such:Handler"),
+        ("no_such.inner:Handler", r"no module named 'no_such': no_such.inner:Handler"),
+        ("no_such.py:Handler", r"no module named 'no_such': no_such.py:Handler"),
+        ("email.no_such:Handler", r"no module named 'email.no_such': email.no_such:Handler"),
+        ("os.path:Handler", r".*has no attribute 'Handler': os.path:Handler"),
+        ("os:path.no_such", r".*has no attribute 'no_such': os:path.no_such"),
+        ("os:sep", r"not a request handler class: os:sep"),
+    ],
+)
+def test_wrong_command_line(arguments: str, reason: str) -> None:
+    status, output, errors = serve(*arguments.split())
+    assert (status, output) == (2, "")
+    assert re.fullmatch(rf"fastsocketserver(?: serve)?: {reason}\n", errors), errors
+
+
+@pytest.mark.parametrize(
+    "bind",
+    [
+        "",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:http",
+        "127.0.0.1:70000",
+        "127.0.0.1:-1",
+        "127.0.0.1:1.5",
+        "127.0.0.1:\N{SUPERSCRIPT TWO}",
+        "::1:0",
+        "[::1]",
+        "[::1:0",
+        "unix:",
+        "..:0",
+        f"{64 * 'x'}:0",
+    ],
+)
+def test_wrong_address(bind: str) -> None:
+    status, output, errors = serve("--bind", bind)
+    assert (status, output) == (2, "")
+    assert errors == (
+        f"fastsocketserver serve: not an address to listen on: {bind!r}"
+        " (HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("import handlers.inner", "ModuleNotFoundError: No module named 'handlers.inner'.*"),
+        ("from os import no_such", "ImportError: cannot import name 'no_such' from 'os' .*"),
+        ("class = 1", "SyntaxError: invalid syntax"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_module_that_cannot_be_imported(tmp_path: Path, source: str, error: str) -> None:
+    """That is no wrong command line: where it failed must be seen."""
+    write(tmp_path / "handlers.py", source)
+    status, output, errors = serve("handlers:Handler", cwd=tmp_path)
+    assert (status, output) == (1, "")
+    assert errors.startswith("Traceback (most recent call last):\n")
+    assert f'File "{tmp_path / "handlers.py"}", line 1' in errors
+    assert re.fullmatch(error, errors.splitlines()[-1])
+
+
+@pytest.mark.parametrize("arguments", ["", "sevre", "--verbose serve"])
+def test_unknown_command(arguments: str) -> None:
+    with Command("-m", "fastsocketserver", *arguments.split()) as command:
+        status, output, errors = command.wait()
+    assert (status, output) == (2, "")
+    assert re.fullmatch("fastsocketserver: .+\n", errors)
+
+
+# Help
+
+
+@pytest.mark.parametrize("arguments", ["--help", "serve --help", "run --help"])
+def test_help(arguments: str) -> None:
+    with Command("-m", "fastsocketserver", *arguments.split()) as command:
+        status, output, errors = command.wait()
+    assert (status, errors) == (0, "")
+    command_name = arguments.removesuffix("--help")
+    assert output.startswith(f"usage: fastsocketserver {command_name}[-h]")
+
+
+def test_version() -> None:
+    with Command("-m", "fastsocketserver", "--version") as command:
+        assert command.wait() == (0, f"fastsocketserver {version('fastsocketserver')}\n", "")
