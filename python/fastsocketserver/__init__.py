@@ -18,16 +18,14 @@ from io import BufferedIOBase as BufferedIOBase
 from time import monotonic as time
 
 from . import _core
-from ._base import BaseServer
-from ._base import _ServerSelector as _ServerSelector
+from ._base import BaseServer, _ServerSelector as _ServerSelector
 from ._handlers import (
     BaseRequestHandler,
     DatagramRequestHandler,
     StreamRequestHandler,
     _SocketWriter,
 )
-from ._install import install as install
-from ._install import uninstall as uninstall
+from ._install import install as install, uninstall as uninstall
 from ._mixins import ThreadingMixIn, ThreadingTCPServer, ThreadingUDPServer, _NoThreads, _Threads
 from ._package import Package, publish
 from ._servers import TCPServer, UDPServer

@@ -36,7 +36,7 @@ class Verdict:
         faults: Why the runs prove nothing. One failure, however many there are.
         only_swapped: Fails in both swapped runs, or hangs or crashes in one, and not when plain.
         flaky: Fails in one swapped run and passes in the other.
-        late: Passes in the second swapped run; in the first, crashes of others kept it from running.
+        late: Passes in the second swapped run; in the first, others crashed before its turn.
         plain_too: Fails in the swapped runs and in the plain ones.
     """
 
