@@ -39,7 +39,10 @@ def declare_defaults(base: type, tcp: type, udp: type) -> None:
     """Tell which methods are the package's own; called once, when its classes are defined."""
 
 def handle_request_noblock(server: Any) -> None:
-    """Handle one request without waiting for it; none is no error."""
+    """Handle one request that is known to be there.
+
+    Where there is none after all, this waits as long as the server's socket does.
+    """
 
 def wait_readable(server: Any, timeout: float | None) -> bool:
     """Wait until `server.fileno()` is readable; false after `timeout` seconds.

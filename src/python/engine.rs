@@ -68,11 +68,10 @@ impl Engine {
     }
 }
 
-/// Handles one request without waiting for it, as `BaseServer._handle_request_noblock` promises.
+/// Handles one request that is known to be there, as `BaseServer._handle_request_noblock` does.
 #[pyfunction]
 pub(super) fn handle_request_noblock(server: &Bound<'_, PyAny>) -> PyResult<()> {
-    Hooks::new(server).handle_request_noblock(true)?;
-    Ok(())
+    Ok(Hooks::new(server).handle_request_noblock()?)
 }
 
 /// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.

@@ -143,7 +143,8 @@ impl<'py> Hooks<'py> {
     pub(super) fn take(&mut self, certain: bool) -> Result<Progress, Raised> {
         let method = self.method(&self.defaults.handle_request_noblock)?;
         if method.owner.is_some() {
-            return self.handle_request_noblock(certain);
+            let taken = self.get_request(certain)?;
+            return self.handle(taken);
         }
         if certain {
             call(&method.callable, ())?;
@@ -151,19 +152,29 @@ impl<'py> Hooks<'py> {
         Ok(Progress::Unknown)
     }
 
-    /// What `BaseServer._handle_request_noblock` does; `certain` is as for [`take`](Self::take).
-    pub(super) fn handle_request_noblock(&mut self, certain: bool) -> Result<Progress, Raised> {
-        let Arrival { request, client_address, natively } = match self.get_request(certain)? {
+    /// What `BaseServer._handle_request_noblock` does when a program calls it.
+    ///
+    /// Where nothing is there after all, it waits as the socket's own methods do: a loop around it
+    /// does not spin.
+    pub(super) fn handle_request_noblock(&mut self) -> Result<(), Raised> {
+        let mut taken = self.get_request(true)?;
+        if let Taken::Nothing(Progress::Empty) = taken {
+            let method = self.method(&self.defaults.get_request)?;
+            taken = self.ask_for_request(&method.callable)?;
+        }
+        self.handle(taken)?;
+        Ok(())
+    }
+
+    fn handle(&self, taken: Taken<'py>) -> Result<Progress, Raised> {
+        let Arrival { request, client_address, natively } = match taken {
             Taken::Arrival(arrival) => arrival,
             Taken::Nothing(progress) => return Ok(progress),
         };
         match self.verify_request(&request, &client_address) {
             Ok(true) => self.process(&request, &client_address)?,
             Ok(false) => self.shutdown_request(&request)?,
-            Err(error) => {
-                self.shutdown_request(&request)?;
-                return Err(error.into());
-            }
+            Err(error) => self.shutdown_after(&request, Err(error))?,
         }
         Ok(if natively { Progress::More } else { Progress::Unknown })
     }
@@ -300,9 +311,14 @@ impl<'py> Hooks<'py> {
         } else {
             Err(error)
         };
-        // Also when handle_error has raised: nothing may stay open.
-        self.shutdown_request(request)?;
-        handled
+        self.shutdown_after(request, handled)
+    }
+
+    /// Shuts the request down whatever the outcome was, for nothing may stay open; of two errors the
+    /// first is raised.
+    fn shutdown_after(&self, request: &Bound<'py, PyAny>, outcome: PyResult<()>) -> PyResult<()> {
+        let shutdown = self.shutdown_request(request);
+        outcome.and(shutdown)
     }
 
     fn process_request(

@@ -7,14 +7,10 @@ import re
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from conftest import DEADLINE
 from test_serve_command import Command, Outcome
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -29,13 +25,11 @@ class Server(Command):
     def __init__(self, name: str, *arguments: str) -> None:
         super().__init__(EXAMPLES / name, "0", *arguments)
 
-    def __enter__(self) -> Self:
-        """Return the server when it listens."""
-        super().__enter__()
+    def get_ready(self) -> None:
+        """Wait until it listens."""
         found = re.fullmatch(r"listening on port (\d+)", self.read_line())
         assert found
         self.port = found[1]
-        return self
 
     def connect(self) -> socket.socket:
         """Return a socket that is connected to the server."""

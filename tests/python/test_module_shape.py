@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
+import trustme
 from conftest import DEADLINE, serving, wait_until
 from peers import TIMEOUT, answer, ask, ask_once, client, wait_for_single_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from variants import Variant
 
@@ -167,6 +169,46 @@ def test_http_server_runs_on_it_once_it_stands_in() -> None:
     run_python(program)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="new in 3.14")
+def test_https_server_runs_on_it_once_it_stands_in(tmp_path: Path) -> None:
+    program = """
+        import http.server, ssl, sys, threading, urllib.request
+        import fastsocketserver
+
+        assert issubclass(http.server.HTTPSServer, fastsocketserver.TCPServer)
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"hello")
+            def log_message(self, *args):
+                pass
+
+        class Server(http.server.HTTPSServer):
+            def server_bind(self):
+                fastsocketserver.TCPServer.server_bind(self)
+
+        authority, certificate = sys.argv[1:]
+        with Server(("127.0.0.1", 0), Handler, certfile=certificate) as server:
+            assert isinstance(server.socket, ssl.SSLSocket)
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            url = "https://127.0.0.1:%d/" % server.server_address[1]
+            context = ssl.create_default_context(cafile=authority)
+            with urllib.request.urlopen(url, timeout=10, context=context) as response:
+                assert response.read() == b"hello"
+            server.shutdown()
+            thread.join(10)
+    """
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    chain = authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem
+    chain.write_to_path(tmp_path / "certificate.pem")
+    installed = "import fastsocketserver\nfastsocketserver.install()\n" + textwrap.dedent(program)
+    run_python(installed, tmp_path / "authority.pem", tmp_path / "certificate.pem")
+
+
 def public_names_of(module: Any) -> set[str]:
     """Return the public names of a module that say that they were defined there."""
     return {
@@ -177,10 +219,10 @@ def public_names_of(module: Any) -> set[str]:
     }
 
 
-def run_python(program: str) -> None:
+def run_python(program: str, *arguments: Any) -> None:
     """Run a program in an interpreter of its own; fail with its output if it fails."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=50,

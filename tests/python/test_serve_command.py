@@ -101,8 +101,16 @@ class Command:
             return False
         return True
 
+    def get_ready(self) -> None:
+        """Wait until it is of use; called on entering the `with` block."""
+
     def __enter__(self) -> Self:
         """Return the running command."""
+        try:
+            self.get_ready()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(
@@ -111,6 +119,10 @@ class Command:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Kill what still runs."""
+        self.kill()
+
+    def kill(self) -> None:
         """Kill what still runs, children included."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -118,12 +130,22 @@ class Command:
             pass
 
 
-ADDRESSES = {
-    "inet": "127.0.0.1:0",
-    "inet6": "[::1]:0",
-    "unix": "unix:./socket",
-    "abstract": "unix:@fastsocketserver.test.{pid}",
-}
+def has_ipv6() -> bool:
+    """Say whether there is a loopback interface for IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+ADDRESSES = {"inet": "127.0.0.1:0", "unix": "unix:./socket"}
+if has_ipv6():
+    ADDRESSES["inet6"] = "[::1]:0"
+if sys.platform == "linux":
+    ADDRESSES["abstract"] = "unix:@fastsocketserver.test.{pid}"
+
 DISPATCHES = [
     "sync",
     "threads",
@@ -136,16 +158,17 @@ SIGNALS = [
 
 
 class Server(Command):
-    """A running `serve` command, which has said where it listens."""
+    """A `serve` command that says where it listens."""
 
     def __init__(self, *arguments: str, bind: str = "127.0.0.1:0", cwd: Path | None = None) -> None:
         super().__init__("-m", "fastsocketserver", "serve", "--bind", bind, *arguments, cwd=cwd)
         self.cwd = cwd or Path()
         self.kind = socket.SOCK_DGRAM if "--udp" in arguments else socket.SOCK_STREAM
+
+    def get_ready(self) -> None:
+        """Read what it prints at the start, and from that, where it says that it listens."""
         self.lines = [self.read_line() for _ in range(3)]
-        """What it printed at the start."""
         self.bind = re.sub(r"serving .* on (\S+) \(\w+\)", r"\1", self.lines[0])
-        """Where it says that it listens."""
 
     def connect(self) -> socket.socket:
         """Return a socket that is connected to the server."""
@@ -158,11 +181,13 @@ class Server(Command):
             host, _, port = self.bind.rpartition(":")
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             address = (host.strip("[]"), int(port))
-        client = socket.socket(family, self.kind)
-        client.settimeout(DEADLINE)
-        if (family, self.kind) == (socket.AF_UNIX, socket.SOCK_DGRAM):
-            client.bind("")  # a name of the kernel's choice, so that it can be answered
-        client.connect(address)
+        with contextlib.ExitStack() as on_error:
+            client = on_error.enter_context(socket.socket(family, self.kind))
+            client.settimeout(DEADLINE)
+            if (family, self.kind) == (socket.AF_UNIX, socket.SOCK_DGRAM):
+                client.bind("")  # a name of the kernel's choice, so that it can be answered
+            client.connect(address)
+            on_error.pop_all()
         return client
 
     def ask(self, question: bytes = b"hello\n") -> bytes:
