@@ -58,6 +58,16 @@ pub trait Service {
         timeout: Option<Duration>,
     ) -> Result<Readiness, Self::Error>;
 
+    /// Waits without a selector, when there are not even the descriptors for one.
+    ///
+    /// # Errors
+    ///
+    /// Leaves [`run`].
+    fn pause(&mut self, duration: Duration) -> Result<(), Self::Error> {
+        std::thread::sleep(duration);
+        Ok(())
+    }
+
     /// Takes one request from the listener and has it handled.
     ///
     /// `certain` says whether the wait has just reported the listener readable; otherwise there was
@@ -76,9 +86,9 @@ pub trait Service {
     /// Leaves [`run`].
     fn waited(&mut self) -> Result<(), Self::Error>;
 
-    /// Called when requests cannot be taken and the loop begins to back off; not again until they
-    /// have been taken once more.
-    fn troubled(&mut self, error: &io::Error);
+    /// Told that requests cannot be taken and the loop has begun to back off. Says whether that is
+    /// dealt with; otherwise it is told again, for telling others may fail for the same want.
+    fn troubled(&mut self, error: &io::Error) -> bool;
 }
 
 /// A descriptor to wait for.
@@ -139,14 +149,20 @@ pub fn run<S: Service>(
     let Some(mut source) = service.source()? else {
         return Ok(());
     };
-    let (mut selector, mut _attachment) = Selector::attached_to(waker)?;
+    let mut slot = None;
     let mut readable = false;
     let mut backoff = Backoff::default();
     while !service.stopping()? {
-        if selector.process != process::id() {
-            // A handler has forked, and this is the child: the poll object is the parent's.
-            (selector, _attachment) = Selector::attached_to(waker)?;
-        }
+        let selector = match own_selector(&mut slot, waker) {
+            Ok(selector) => selector,
+            Err(error) if AcceptFailure::of(&error) == AcceptFailure::Capacity => {
+                backoff.grow(error);
+                backoff.tell(|error| service.troubled(error));
+                service.pause(backoff.delay)?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let pause = backoff.pause();
         if pause.is_none() && selector.watch(source)? {
             // The kernel reports anew for a new registration.
@@ -154,7 +170,7 @@ pub fn run<S: Service>(
         }
         let certain = !readable;
         if certain {
-            readable = service.select(&mut selector, shorter(poll_interval, pause))?.listener;
+            readable = service.select(selector, shorter(poll_interval, pause))?.listener;
         }
         if service.stopping()? {
             break;
@@ -165,12 +181,10 @@ pub fn run<S: Service>(
                     // Otherwise each new connection would end the pause.
                     selector.unwatch();
                     readable = false;
-                    if backoff.grow() {
-                        service.troubled(&error);
-                    }
+                    backoff.grow(error);
                 }
                 progress => {
-                    backoff = Backoff::default();
+                    backoff.reset();
                     readable = matches!(progress, Progress::More);
                     if matches!(progress, Progress::Unknown) {
                         selector.rearm();
@@ -182,6 +196,7 @@ pub fn run<S: Service>(
                 }
             }
         }
+        backoff.tell(|error| service.troubled(error));
         service.waited()?;
         match service.source()? {
             Some(next) => source = next,
@@ -189,6 +204,20 @@ pub fn run<S: Service>(
         }
     }
     Ok(())
+}
+
+/// The poll object in `slot`, made when there is none and when a handler has forked: then this is the
+/// child, and what is there is the parent's.
+fn own_selector<'slot, 'waker>(
+    slot: &'slot mut Option<(Selector, Attachment<'waker>)>,
+    waker: &'waker Waker,
+) -> io::Result<&'slot mut Selector> {
+    let own = slot.take().filter(|(selector, _)| selector.process == process::id());
+    let (selector, _) = slot.insert(match own {
+        Some(own) => own,
+        None => Selector::attached_to(waker)?,
+    });
+    Ok(selector)
 }
 
 fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
@@ -272,6 +301,8 @@ impl Selector {
 struct Backoff {
     delay: Duration,
     until: Option<Instant>,
+    /// What began it, until the service has dealt with that.
+    untold: Option<io::Error>,
 }
 
 impl Backoff {
@@ -284,12 +315,24 @@ impl Backoff {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Pauses, longer than the last time; says whether it is the first time.
-    fn grow(&mut self) -> bool {
-        let first = self.delay.is_zero();
+    /// Pauses, longer than the last time.
+    fn grow(&mut self, error: io::Error) {
+        if self.delay.is_zero() {
+            self.untold = Some(error);
+        }
         self.delay = (self.delay * 2).clamp(Self::FIRST, Self::LONGEST);
         self.until = Some(Instant::now() + self.delay);
-        first
+    }
+
+    /// Ends the pause. What began it is told all the same.
+    fn reset(&mut self) {
+        self.delay = Duration::ZERO;
+        self.until = None;
+    }
+
+    /// Has `troubled` told what began the pause, unless that has been done.
+    fn tell(&mut self, troubled: impl FnOnce(&io::Error) -> bool) {
+        self.untold = self.untold.take().filter(|error| !troubled(error));
     }
 }
 
@@ -301,14 +344,30 @@ mod tests {
     fn backoff_doubles_up_to_its_limit() {
         let mut backoff = Backoff::default();
         assert!(backoff.pause().is_none());
-        assert!(backoff.grow());
-        let delays: Vec<u128> = (0..5)
+        let delays: Vec<u128> = (0..6)
             .map(|_| {
-                assert!(!backoff.grow());
+                backoff.grow(io::ErrorKind::Other.into());
                 backoff.delay.as_millis()
             })
             .collect();
-        assert_eq!(delays, [10, 20, 40, 50, 50]);
+        assert_eq!(delays, [5, 10, 20, 40, 50, 50]);
         assert!(backoff.pause().is_some());
+        backoff.reset();
+        assert!(backoff.pause().is_none());
+    }
+
+    #[test]
+    fn trouble_is_told_until_it_is_dealt_with_also_when_it_is_over() {
+        let mut backoff = Backoff::default();
+        backoff.grow(io::ErrorKind::Other.into());
+        backoff.reset();
+        let mut told = 0;
+        for dealt_with in [false, true, true] {
+            backoff.tell(|_| {
+                told += 1;
+                dealt_with
+            });
+        }
+        assert_eq!(told, 2);
     }
 }

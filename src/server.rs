@@ -277,7 +277,9 @@ impl<H: Handler> Service for Server<H> {
         Ok(())
     }
 
-    fn troubled(&mut self, _error: &io::Error) {}
+    fn troubled(&mut self, _error: &io::Error) -> bool {
+        true
+    }
 }
 
 /// Shared by a server and its handles.

@@ -79,8 +79,9 @@ impl Service for Scripted {
         Ok(())
     }
 
-    fn troubled(&mut self, error: &io::Error) {
+    fn troubled(&mut self, error: &io::Error) -> bool {
         self.troubled.push(error.to_string());
+        true
     }
 }
 
@@ -178,7 +179,9 @@ impl Service for Ending<'_> {
         Ok(())
     }
 
-    fn troubled(&mut self, _error: &io::Error) {}
+    fn troubled(&mut self, _error: &io::Error) -> bool {
+        true
+    }
 }
 
 #[test]

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from importlib.metadata import version
-from typing import NoReturn
 
-from . import _run, _serve
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from typing import NoReturn
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="fastsocketserver", description="socketserver, several times faster")
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {version('fastsocketserver')}"
-    )
+def _parser() -> ArgumentParser:
+    import argparse
+
+    from . import _serve
+
+    class Parser(argparse.ArgumentParser):
+        """A parser that says what is wrong in one line."""
+
+        def error(self, message: str) -> NoReturn:
+            self.exit(2, f"{self.prog}: {message}\n")
+
+    class Version(argparse.Action):
+        """Finds out the version when it is asked for: that takes longer than all else here."""
+
+        def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
+            from importlib.metadata import version
+
+            print(f"{parser.prog} {version('fastsocketserver')}")
+            parser.exit()
+
+    parser = Parser(prog="fastsocketserver", description="socketserver, several times faster")
+    parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve a request handler class")
     serve.add_argument(
@@ -54,20 +64,26 @@ def _parser() -> _Parser:
 
 def main(argv: list[str]) -> int:
     """Do what the command line asks for, and return the exit status."""
-    parser = _parser()
-    # What follows the program's name is the program's own, so argparse must not see it.
+    # What follows the program's name is the program's own, so argparse must not see it. Nor must it
+    # be imported: modules beside the program come before those of the standard library.
     match argv:
         case ["run", "-m", module, *args]:
-            _run.run_module(module, args)
-            return 0
-        case ["run", script, *args] if not script.startswith("-"):
-            _run.run_script(script, args)
-            return 0
+            from . import _run
+
+            return _run.run_module(module, args)
+        case ["run", script, *args] if script and not script.startswith("-"):
+            from . import _run
+
+            return _run.run_script(script, args)
+    from . import _serve
+
+    parser = _parser()
     options = parser.parse_args(argv)
     if options.command == "run":
-        parser.error("run: expects a script, or -m and the name of a module")
+        parser.exit(2, "fastsocketserver run: expects a script, or -m and the name of a module\n")
     return _serve.main(options.handler, options.bind, udp=options.udp, dispatch=options.dispatch)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+# Without sys.exit() where all went well: `python -i` goes on, and shows a SystemExit as an error.
+if __name__ == "__main__" and (status := main(sys.argv[1:])):
+    sys.exit(status)

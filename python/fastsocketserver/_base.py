@@ -151,7 +151,7 @@ class BaseServer:
 
     def _handle_request_noblock(self) -> Any:
         """Handle one request that is known to be there."""
-        _core.handle_request_noblock(self)
+        self._find_engine().handle_request_noblock(self)
 
     def handle_timeout(self) -> None:
         """Called by `handle_request()` when no request has arrived in time. Does nothing here."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, final
 
-__all__ = ["Engine", "declare_defaults", "handle_request_noblock", "wait_readable"]
+__all__ = ["Engine", "call_program", "declare_defaults", "run_file", "wait_readable"]
 
 @final
 class Engine:
@@ -29,19 +29,35 @@ class Engine:
             OverflowError: `poll_interval` is infinite.
         """
 
+    def handle_request_noblock(self, server: Any) -> None:
+        """Handle one request that is known to be there.
+
+        Where there is none after all, this waits as long as the server's socket does.
+        """
+
     def wake(self) -> None:
         """End the wait of every loop that runs for this server; from any thread."""
 
     def is_serving_thread(self) -> bool:
         """Whether the calling thread is inside `serve()`."""
 
+def call_program(callable: Callable[..., object], args: tuple[Any, ...]) -> bool:
+    """Call `callable(*args)` as the interpreter calls a program; false when it raised.
+
+    What it raises is printed by `sys.excepthook`, without the frames of the caller; `SystemExit`
+    ends the process.
+    """
+
 def declare_defaults(base: type, tcp: type, udp: type) -> None:
     """Tell which methods are the package's own; called once, when its classes are defined."""
 
-def handle_request_noblock(server: Any) -> None:
-    """Handle one request that is known to be there.
+def run_file(path: str) -> bool:
+    """Run a source or compiled file in `__main__`, as the interpreter does; false when it raised.
 
-    Where there is none after all, this waits as long as the server's socket does.
+    What it raises is dealt with as by `call_program()`.
+
+    Raises:
+        OSError: The file cannot be opened.
     """
 
 def wait_readable(server: Any, timeout: float | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 
 from ._package import publish
 
@@ -34,6 +33,8 @@ def install() -> None:
     if current is package:
         return
     if current is not None and (modules := sorted(set(_deriving_modules(current)))):
+        import warnings
+
         warnings.warn(
             f"fastsocketserver.install() came too late for {', '.join(modules)}: "
             "already derived from the standard library's socketserver",
@@ -66,7 +67,9 @@ def uninstall() -> None:
 def _deriving_modules(original: ModuleType) -> Iterator[str]:
     """Name the modules, other than `original`, with classes derived from its classes."""
     found: list[type] = [
-        value for name in original.__all__ if isinstance(value := getattr(original, name), type)
+        value
+        for name in getattr(original, "__all__", ())
+        if isinstance(value := getattr(original, name), type)
     ]
     while found:
         derived: type

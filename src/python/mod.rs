@@ -8,6 +8,7 @@ mod engine;
 mod error;
 mod hooks;
 mod interpreter;
+mod program;
 mod socket;
 
 use pyo3::prelude::*;
@@ -19,7 +20,9 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::engine::{Engine, handle_request_noblock, wait_readable};
+    use super::engine::{Engine, wait_readable};
     #[pymodule_export]
     use super::hooks::declare_defaults;
+    #[pymodule_export]
+    use super::program::{call_program, run_file};
 }
