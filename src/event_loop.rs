@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! run
-//!   until Service::stopping
 //!     Service::source        which descriptor; none ends the loop
+//!     Service::stopping      ends it too, before the wait and after it
 //!     Service::select        wait, unless the listener is known to be readable still
 //!     Service::ready         one request; says whether more may be waiting
 //!     Service::waited        after every wait, idle ones included
@@ -146,13 +146,13 @@ pub fn run<S: Service>(
     waker: &Waker,
     poll_interval: Option<Duration>,
 ) -> Result<(), S::Error> {
-    let Some(mut source) = service.source()? else {
-        return Ok(());
-    };
     let mut slot = None;
     let mut readable = false;
     let mut backoff = Backoff::default();
-    while !service.stopping()? {
+    while let Some(source) = service.source()? {
+        if service.stopping()? {
+            break;
+        }
         let selector = match own_selector(&mut slot, waker) {
             Ok(selector) => selector,
             Err(error) if AcceptFailure::of(&error) == AcceptFailure::Capacity => {
@@ -198,10 +198,6 @@ pub fn run<S: Service>(
         }
         backoff.tell(|error| service.troubled(error));
         service.waited()?;
-        match service.source()? {
-            Some(next) => source = next,
-            None => break,
-        }
     }
     Ok(())
 }

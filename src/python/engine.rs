@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use super::error::Raised;
 use super::hooks::Hooks;
 use super::interpreter::{call, duration, wait_detached};
+use super::socket::is_open;
 use crate::event_loop::{self, Progress, Readiness, Selector, Service, Source};
 use crate::wait::{Blocking, Wait};
 use crate::waker::Waker;
@@ -166,7 +167,7 @@ impl Service for Serving<'_> {
         let server = self.hooks.server();
         if let Some(Watched { source, socket: None }) = &self.watched {
             // An overridden fileno() is the program's to call: again only when something has changed.
-            if !std::mem::take(&mut self.woken) {
+            if !std::mem::take(&mut self.woken) && is_open(source.fd) {
                 return Ok(Some(*source));
             }
         }

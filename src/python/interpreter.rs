@@ -26,24 +26,27 @@ where
 {
     let py = callable.py();
     let args = args.into_pyobject(py).map_err(Into::into)?;
+    // pyo3-ffi declares the function as one that never unwinds. A second declaration that may would
+    // not do: link-time optimisation makes one of the two, and takes the landing pad away. So it is
+    // called through a pointer whose target the optimiser does not see.
+    let call = std::hint::black_box(ffi::PyObject_Call as *const ());
+    // SAFETY: the same signature, but for the unwinding.
+    let call = unsafe { std::mem::transmute::<*const (), Call>(call) };
     let guard = HangOnUnwind;
     // SAFETY: attached, `callable` and `args` live until after the call, `args` is a tuple. The
     // result is a new reference, or null with an exception set. Nothing is on this frame that a
     // forced unwind would have to drop before `guard` stops it.
-    let result = unsafe { PyObject_Call(callable.as_ptr(), args.as_ptr(), std::ptr::null_mut()) };
+    let result = unsafe { call(callable.as_ptr(), args.as_ptr(), std::ptr::null_mut()) };
     guard.disarm();
     // SAFETY: as above.
     unsafe { Bound::from_owned_ptr_or_err(py, result) }
 }
 
-unsafe extern "C-unwind" {
-    /// pyo3-ffi declares it as never unwinding, which is what must be caught here.
-    fn PyObject_Call(
-        callable: *mut ffi::PyObject,
-        args: *mut ffi::PyObject,
-        kwargs: *mut ffi::PyObject,
-    ) -> *mut ffi::PyObject;
-}
+type Call = unsafe extern "C-unwind" fn(
+    callable: *mut ffi::PyObject,
+    args: *mut ffi::PyObject,
+    kwargs: *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
 
 // From CPython's classobject.h, which pyo3-ffi leaves out.
 unsafe extern "C" {

@@ -115,6 +115,12 @@ impl<'py> NativeSocket<'py> {
     }
 }
 
+/// Whether `fd` is open in this process.
+pub(super) fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no argument, and any number is one to ask about.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
 /// The `socket` module.
 fn socket_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();

@@ -85,7 +85,8 @@ class Program:
     def read_port(self) -> tuple[str, int]:
         """Return the loopback address whose port the next line says."""
         line = self.read_line()
-        assert line.isdigit(), f"no port but {line!r}; errors: {self.errors}"
+        if not line.isdigit():
+            pytest.fail(f"no port but {line!r}; errors: {self.errors}")
         return "127.0.0.1", int(line)
 
     def send_line(self, line: str = "") -> None:
@@ -122,7 +123,8 @@ class Program:
     def end(self) -> None:
         """Wait for its end, and require that it went well and had nothing to complain about."""
         status = self.wait()
-        assert (status, self.errors) == (0, "")
+        if status != 0 or self.errors:
+            pytest.fail(f"the program ended with status {status}; errors: {self.errors}")
 
     def __enter__(self) -> Program:
         """Return the running program."""
