@@ -36,7 +36,7 @@ test-rust: ## Run the tests of the Rust core; they need no Python
 
 .PHONY: test-python
 test-python: $(TOOLS) ## Run the tests of the package, CPython's own included
-	$(BIN)/tox run
+	$(BIN)/tox run-parallel --parallel 2 --parallel-no-spinner
 
 .PHONY: test-newer
 test-newer: ## Run the same on CPython 3.14 and 3.15, in a Debian sid root (needs root and Debian)
@@ -47,6 +47,9 @@ lint: $(TOOLS) ## Check format and style of Rust and Python; warnings are errors
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- --deny warnings
 	cargo clippy --quiet --all-targets --features python -- --deny warnings
+	cargo fmt --check --manifest-path benches/load/Cargo.toml
+	cargo clippy --quiet --locked --manifest-path benches/load/Cargo.toml --target-dir target/load \
+		-- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --quiet --no-deps
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
@@ -55,6 +58,7 @@ lint: $(TOOLS) ## Check format and style of Rust and Python; warnings are errors
 typecheck: build ## Check the types, and the extension's stub against the extension
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest fastsocketserver._core
+	cd benches/compare && ../../$(BIN)/mypy --strict .
 
 .PHONY: format
 format: $(TOOLS) ## Format Rust and Python

@@ -152,7 +152,18 @@ class Program:
         self._process.stdin.flush()
 
     def interrupt(self) -> None:
-        """Do what Ctrl-C in a terminal does: SIGINT to the program and all its children."""
+        """Do what Ctrl-C in a terminal does: SIGINT to the program and all its children.
+
+        It is pressed when the program's main thread sleeps: the interpreter forgets, on either
+        implementation, an interrupt that comes while it runs what a module registered to be run
+        around forks, and a child may have answered before its parent is done with that.
+        """
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        end = time.monotonic() + DEADLINE
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "R":
+            if time.monotonic() > end:
+                self._fail("to sleep")
+            time.sleep(0.005)
         os.killpg(self._process.pid, signal.SIGINT)
 
     def wait(self) -> int:
