@@ -82,11 +82,18 @@ def _is_importable(path: str) -> bool:
     return False
 
 
+def _is_interrupt(kind: type[BaseException] | None) -> bool:
+    """Whether the interpreter takes such an exception for Ctrl-C; derived ones from 3.14 on."""
+    if sys.version_info >= (3, 14):
+        return kind is not None and issubclass(kind, KeyboardInterrupt)
+    return kind is KeyboardInterrupt
+
+
 def _status(went_well: bool) -> int:
     """The exit status of a program that has been run to its end, whose exception was printed."""
     if went_well or sys.flags.inspect:  # with -i, the interpreter does not end yet
         return 0
-    if sys.last_type is KeyboardInterrupt:
+    if _is_interrupt(sys.last_type):
         # The interpreter will end itself by SIGINT. It has noted that for a script; for a module it
         # does so only where it runs one itself, or where it runs text.
         try:

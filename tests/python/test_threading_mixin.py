@@ -495,22 +495,26 @@ def test_an_exception_can_be_raised_in_a_request_thread_by_its_ident(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the C library for the stack's size")
 @pytest.mark.parametrize("size", [0, 16 << 20], ids=["default", "16 MiB"])
-def test_the_stack_is_at_least_that_of_a_new_thread(ss: Variant, size: int) -> None:
+def test_the_stack_is_as_large_as_that_of_a_new_thread(ss: Variant, size: int) -> None:
     library = ctypes.CDLL(None)
     library.pthread_self.restype = ctypes.c_ulong
 
-    def stack_size(handler: Any = None) -> int:
+    def size_in(fill: Callable[[Any], int]) -> int:
         attributes, value = ctypes.create_string_buffer(256), ctypes.c_size_t()
-        library.pthread_getattr_np(ctypes.c_ulong(library.pthread_self()), attributes)
+        assert fill(attributes) == 0
         library.pthread_attr_getstacksize(attributes, ctypes.byref(value))
         library.pthread_attr_destroy(attributes)
         return value.value
 
+    def stack_size(handler: Any) -> int:
+        thread = ctypes.c_ulong(library.pthread_self())
+        return size_in(lambda attributes: library.pthread_getattr_np(thread, attributes))
+
+    expected = size or size_in(library.pthread_getattr_default_np)
     before = threading.stack_size(size)
     try:
-        expected = Call(stack_size).outcome("a plain thread")
-        assert expected >= size
-        assert min(in_requests(ss, stack_size, stack_size)) >= expected
+        # The C library may take a few pages off for itself, or give a larger stack that it kept.
+        assert min(in_requests(ss, stack_size, stack_size)) >= expected - expected // 16
     finally:
         threading.stack_size(before)
 
