@@ -177,6 +177,12 @@ pub fn run<S: Service>(
         }
         if readable && backoff.pause().is_none() {
             match service.ready(certain)? {
+                // Linux reports want of a descriptor also where nothing is waiting.
+                Progress::Failed(_) if !certain => {
+                    selector.rearm();
+                    readable = false;
+                    continue;
+                }
                 Progress::Failed(error) => {
                     // Otherwise each new connection would end the pause.
                     selector.unwatch();

@@ -8,35 +8,46 @@ use pyo3::exceptions::PyOSError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// A Python exception; unlike `PyErr` it keeps the errno of an [`io::Error`].
+use super::interpreter::call;
+
+/// What went wrong, on its way to Python.
+///
+/// An error of the system becomes an exception, which costs microseconds and calls Python, only where
+/// it is raised: an empty listener is none.
 #[derive(Debug)]
-pub(super) struct Raised(pub(super) PyErr);
+pub(super) enum Raised {
+    Python(PyErr),
+    System(io::Error),
+}
 
 impl From<PyErr> for Raised {
     fn from(error: PyErr) -> Self {
-        Self(error)
+        Self::Python(error)
     }
 }
 
 impl From<io::Error> for Raised {
-    /// `OSError(errno, os.strerror(errno))`, which picks the subclass that belongs to the errno.
     fn from(error: io::Error) -> Self {
-        let Some(errno) = error.raw_os_error() else {
-            return Self(error.into());
-        };
-        Python::attach(|py| {
-            let text = py.import("os").and_then(|os| os.call_method1("strerror", (errno,)));
-            Self(match text {
-                Ok(text) => PyOSError::new_err((errno, text.unbind())),
-                Err(raised) => raised,
-            })
-        })
+        Self::System(error)
     }
 }
 
 impl From<Raised> for PyErr {
-    fn from(Raised(error): Raised) -> Self {
-        error
+    /// A system's error is `OSError(errno, os.strerror(errno))`, which picks the subclass that belongs
+    /// to the errno; the conversion of `pyo3` loses the errno.
+    fn from(raised: Raised) -> Self {
+        let error = match raised {
+            Raised::Python(error) => return error,
+            Raised::System(error) => error,
+        };
+        let Some(errno) = error.raw_os_error() else { return error.into() };
+        Python::attach(|py| {
+            let strerror = py.import("os").and_then(|os| os.getattr("strerror"));
+            match strerror.and_then(|strerror| call(&strerror, (errno,))) {
+                Ok(text) => PyOSError::new_err((errno, text.unbind())),
+                Err(raised) => raised,
+            }
+        })
     }
 }
 

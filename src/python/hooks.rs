@@ -219,7 +219,8 @@ impl<'py> Hooks<'py> {
             Ok((request, client_address)) => {
                 Ok(Taken::Arrival(Arrival { request, client_address, natively: true }))
             }
-            Err(Raised(error)) if error.is_instance_of::<PyOSError>(py) => {
+            Err(Raised::System(error)) => Ok(Taken::Nothing(Progress::after(error))),
+            Err(Raised::Python(error)) if error.is_instance_of::<PyOSError>(py) => {
                 Ok(Taken::Nothing(Progress::after(io_error(py, &error))))
             }
             Err(error) => Err(error),
