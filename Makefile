@@ -67,7 +67,8 @@ format: $(TOOLS) ## Format Rust and Python
 	$(BIN)/ruff format --quiet
 
 .PHONY: bench
-bench: build ## Compare with the standard library; prints a table
+bench: $(TOOLS) ## Compare the wheel with the standard library; prints a table
+	CARGO_TARGET_DIR=$(WHEEL_TARGET) $(BIN)/pip install --quiet --force-reinstall --no-deps .
 	$(BIN)/python benches/compare
 
 .PHONY: clean
