@@ -30,7 +30,7 @@ def _parser() -> ArgumentParser:
             print(f"{parser.prog} {version('fastsocketserver')}")
             parser.exit()
 
-    parser = Parser(prog="fastsocketserver", description="socketserver, several times faster")
+    parser = Parser(prog="fastsocketserver", description="socketserver on a poll loop in Rust")
     parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve a request handler class")
