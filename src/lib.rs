@@ -35,6 +35,7 @@ mod options;
 #[cfg(feature = "python")]
 mod python;
 mod server;
+mod stream;
 mod sys;
 mod wait;
 mod waker;
@@ -48,5 +49,6 @@ pub use handler::{Handler, Request};
 pub use listener::Listener;
 pub use options::ListenOptions;
 pub use server::{Builder, Handle, Server};
+pub use stream::{ReadBuffer, WriteBuffer};
 pub use wait::{Blocking, Wait};
 pub use waker::Waker;

@@ -18,6 +18,7 @@ from io import BufferedIOBase as BufferedIOBase
 from time import monotonic as time
 
 from . import _core
+from ._accepted import AcceptedSocket as _AcceptedSocket
 from ._base import BaseServer, _ServerSelector as _ServerSelector
 from ._handlers import (
     BaseRequestHandler,
@@ -60,6 +61,7 @@ if hasattr(socket, "AF_UNIX"):
 
         __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
 
+_core.declare_accepted_socket(_AcceptedSocket)
 _core.declare_defaults(BaseServer, TCPServer, UDPServer)
 publish(__name__, sys.modules[__name__])
 sys.modules[__name__].__class__ = Package

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from io import BufferedIOBase, BytesIO
 
+from . import _core
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO, Any
@@ -54,6 +56,10 @@ class BaseRequestHandler:
         """Clean up after `handle()`. Does nothing here."""
 
 
+# For isinstance(): native classes cannot inherit from it.
+BufferedIOBase.register(_core.SocketFile)
+
+
 class StreamRequestHandler(BaseRequestHandler):
     """Handles one connection, through `rfile` and `wfile`.
 
@@ -85,11 +91,11 @@ class StreamRequestHandler(BaseRequestHandler):
             self.connection.settimeout(self.timeout)
         if self.disable_nagle_algorithm:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self.rfile = self.connection.makefile("rb", self.rbufsize)
+        self.rfile = _core.open_reader(self.connection, self.rbufsize)
         if self.wbufsize == 0:
             self.wfile = _SocketWriter(self.connection)
         else:
-            self.wfile = self.connection.makefile("wb", self.wbufsize)
+            self.wfile = _core.open_writer(self.connection, self.wbufsize)
 
     def finish(self) -> None:
         """Flush `wfile`, and close both files."""

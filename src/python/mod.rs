@@ -4,12 +4,19 @@
 //! holds what they stand on. `python/fastsocketserver/_core.pyi` documents each name for Python.
 
 mod address;
+mod buffer;
+mod connection;
 mod engine;
 mod error;
+mod exclusive;
+mod file;
 mod hooks;
 mod interpreter;
 mod program;
+mod reader;
+mod request;
 mod socket;
+mod writer;
 
 use pyo3::prelude::*;
 
@@ -22,7 +29,22 @@ mod _core {
     #[pymodule_export]
     use super::engine::{Engine, wait_readable};
     #[pymodule_export]
+    use super::file::SocketFile;
+    #[pymodule_export]
     use super::hooks::declare_defaults;
     #[pymodule_export]
     use super::program::{call_program, run_file};
+    #[pymodule_export]
+    use super::reader::{Reader, open_reader};
+    #[pymodule_export]
+    use super::request::{method, recv, recv_into, send, sendall};
+    #[pymodule_export]
+    use super::socket::declare_accepted_socket;
+    #[pymodule_export]
+    use super::writer::{Writer, open_writer};
+
+    #[pymodule_init]
+    fn init(module: &super::Bound<'_, super::PyModule>) -> super::PyResult<()> {
+        super::interpreter::look_for_lock(module.py())
+    }
 }

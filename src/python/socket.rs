@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyModule};
+use pyo3::types::{PyBytes, PyModule, PyType};
 use socket2::Socket;
 
 use super::address;
@@ -33,13 +33,13 @@ impl<'py> NativeSocket<'py> {
     /// Looks at `object`; `None` where it must be asked itself.
     pub(super) fn of(object: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
         let py = object.py();
-        let class = socket_module(py)?.getattr(intern!(py, "socket"))?;
-        // A class put in its place (by gevent, say) is another module's.
-        if !object.get_type().is(&class)
-            || !class.getattr(intern!(py, "__module__"))?.eq(intern!(py, "socket"))?
+        // A class put in its place (by gevent, say) is another one.
+        if !object.get_type().is(socket_class(py)?)
+            || !socket_module(py)?.getattr(intern!(py, "socket"))?.is(socket_class(py)?)
         {
             return Ok(None);
         }
+        let class = ACCEPTED.get(py).expect("the package declares it").bind(py).clone();
         let number = |name| object.getattr(name)?.extract::<i32>();
         let family = number(intern!(py, "family"))?;
         if ![libc::AF_INET, libc::AF_INET6, libc::AF_UNIX].contains(&family) {
@@ -115,10 +115,41 @@ impl<'py> NativeSocket<'py> {
     }
 }
 
+/// Whether `socket` is one whose methods do no more than the system's calls of these names: exactly a
+/// `socket.socket`, or what this package's servers accept.
+pub(super) fn is_plain(socket: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = socket.py();
+    let class = socket.get_type();
+    if ACCEPTED.get(py).is_some_and(|accepted| class.is(accepted)) {
+        return Ok(true);
+    }
+    Ok(class.is(socket_class(py)?))
+}
+
 /// Whether `fd` is open in this process.
 pub(super) fn is_open(fd: RawFd) -> bool {
     // SAFETY: F_GETFD takes no argument, and any number is one to ask about.
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// The class of accepted sockets.
+static ACCEPTED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// Tells which class accepted sockets shall have: a subclass of `socket.socket` that the package
+/// defines.
+#[pyfunction]
+pub(super) fn declare_accepted_socket(class: &Bound<'_, PyType>) {
+    let _ = ACCEPTED.set(class.py(), class.clone().into_any().unbind());
+}
+
+/// The interpreter's own `socket.socket`, whatever a program has put in its place.
+fn socket_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let class = CLASS.get_or_try_init(py, || -> PyResult<Py<PyAny>> {
+        let accepted = ACCEPTED.get(py).expect("the package declares it").bind(py);
+        Ok(accepted.getattr("__base__")?.unbind())
+    })?;
+    Ok(class.bind(py))
 }
 
 /// The `socket` module.

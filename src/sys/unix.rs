@@ -143,6 +143,52 @@ pub(crate) fn receive_from(
     Ok((length, flags.is_truncated(), address))
 }
 
+/// Whether a call may block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// `WouldBlock` instead, whatever the descriptor's mode.
+    Try,
+    /// As the descriptor's mode says.
+    Wait,
+}
+
+impl Flow {
+    fn flags(self) -> libc::c_int {
+        match self {
+            Self::Try => libc::MSG_DONTWAIT,
+            Self::Wait => 0,
+        }
+    }
+}
+
+/// Receives into `buffer`; 0 is the end of the stream. The number need not be an open descriptor.
+///
+/// # Errors
+///
+/// What `recv(2)` reports.
+pub(crate) fn receive(fd: RawFd, buffer: &mut [u8], flow: Flow) -> io::Result<usize> {
+    // SAFETY: the pointer and the length are those of one slice, which the kernel may write to.
+    let length = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flow.flags()) };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// Sends from `data`, without `SIGPIPE` where the platform can do without. The number need not be an
+/// open descriptor.
+///
+/// # Errors
+///
+/// What `send(2)` reports; `BrokenPipe` when the peer has closed.
+pub(crate) fn send(fd: RawFd, data: &[u8], flow: Flow) -> io::Result<usize> {
+    #[cfg(target_vendor = "apple")]
+    const NO_SIGNAL: libc::c_int = 0;
+    #[cfg(not(target_vendor = "apple"))]
+    const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
+    // SAFETY: the pointer and the length are those of one slice, which the kernel reads.
+    let length =
+        unsafe { libc::send(fd, data.as_ptr().cast(), data.len(), flow.flags() | NO_SIGNAL) };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
 /// A process made by [`fork`]: its id in the parent, `None` in the child itself.
 ///
 /// # Errors

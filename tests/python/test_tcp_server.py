@@ -323,7 +323,8 @@ def test_accepted_connection_is_an_ordinary_socket(ss: Variant) -> None:
     seen: list[Any] = []
 
     def handle(request: Any, client_address: Any, server: Any) -> None:
-        assert type(request) is socket.socket
+        assert isinstance(request, socket.socket)
+        assert repr(request).startswith("<socket.socket fd=")
         assert request.family is socket.AF_INET
         assert request.type is socket.SOCK_STREAM
         assert request.gettimeout() is None
@@ -379,7 +380,8 @@ def test_get_request_accepts(ss: Variant) -> None:
         request, client_address = server.get_request()
         with request:
             assert client_address == sock.getsockname()
-            assert type(request) is socket.socket
+            assert isinstance(request, socket.socket)
+        assert repr(request).startswith("<socket.socket fd=")
 
 
 def test_handler_may_accept_from_the_listener_itself(ss: Variant) -> None:

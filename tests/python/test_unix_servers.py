@@ -205,7 +205,8 @@ def test_packets_keep_their_bounds(ss: Variant) -> None:
 
 def test_accepted_connection_is_an_ordinary_unix_socket(ss: Variant) -> None:
     def handle(request: Any, client_address: Any, server: Any) -> None:
-        assert type(request) is socket.socket
+        assert isinstance(request, socket.socket)
+        assert repr(request).startswith("<socket.socket fd=")
         assert request.family is socket.AF_UNIX
         assert request.type is socket.SOCK_STREAM
         assert request.gettimeout() is None

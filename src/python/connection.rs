@@ -1,0 +1,181 @@
+//! Receiving from and sending to a `socket.socket`, the lock held as long as nothing has to be waited
+//! for.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::PyTimeoutError;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::error::Raised;
+use super::interpreter::wait_in_turn;
+use crate::sys::{self, Flow};
+use crate::wait::{Blocking, Wait};
+
+/// From here on, copying takes so long that other threads may run meanwhile.
+const LARGE: usize = 1 << 16;
+
+/// A plain socket, whose own methods need not be asked.
+///
+/// Its descriptor and its timeout are looked up for each call: both may have changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connection<'a, 'py>(pub(super) &'a Bound<'py, PyAny>);
+
+impl Connection<'_, '_> {
+    /// Receives into `buffer`: how many bytes, 0 at the end of the stream; `None` where the socket
+    /// does not block and there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// `TimeoutError` after the socket's timeout, and what `recv(2)` reports.
+    pub(super) fn receive(self, buffer: &mut [u8]) -> Result<Option<usize>, Raised> {
+        let large = buffer.len() >= LARGE;
+        self.transfer(
+            large,
+            |fd, flow| sys::receive(fd, buffer, flow),
+            |fd, limit| Blocking.readable(fd, limit),
+        )
+    }
+
+    /// Sends from `data`: how many bytes; `None` where the socket does not block and there is no room.
+    ///
+    /// # Errors
+    ///
+    /// `TimeoutError` after the socket's timeout, and what `send(2)` reports.
+    pub(super) fn send(self, data: &[u8]) -> Result<Option<usize>, Raised> {
+        self.send_until(data, self.deadline()?)
+    }
+
+    /// Sends all of `data` before the socket's timeout is over; `false` where the socket does not
+    /// block and there is no room for the rest.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send); how much has been sent is not known then.
+    pub(super) fn send_all(self, data: &[u8]) -> Result<bool, Raised> {
+        // Most answers fit into the kernel's buffer, and then nothing needs to be known of timeouts.
+        let mut sent = 0;
+        if data.len() < LARGE {
+            match sys::send(self.fileno()?, data, Flow::Try) {
+                Ok(length) if length == data.len() => return Ok(true),
+                Ok(length) => sent = length,
+                Err(error) if is_not_yet(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let deadline = self.deadline()?;
+        while sent < data.len() {
+            match self.send_until(&data[sent..], deadline)? {
+                Some(length) => sent += length,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn send_until(self, data: &[u8], deadline: Deadline) -> Result<Option<usize>, Raised> {
+        // A signal makes a call that has sent a part of its bytes return, not fail.
+        self.0.py().check_signals()?;
+        self.transfer_until(
+            data.len() >= LARGE,
+            || Ok(deadline),
+            |fd, flow| sys::send(fd, data, flow),
+            |fd, limit| Blocking.writable(fd, limit),
+        )
+    }
+
+    fn transfer(
+        self,
+        large: bool,
+        call: impl FnMut(RawFd, Flow) -> io::Result<usize> + Send,
+        wait: impl Fn(RawFd, Option<Duration>) -> io::Result<bool> + Send + Sync,
+    ) -> Result<Option<usize>, Raised> {
+        self.transfer_until(large, || self.deadline(), call, wait)
+    }
+
+    /// Makes `call` without waiting; where that would block, waits without the lock.
+    fn transfer_until(
+        self,
+        large: bool,
+        deadline: impl FnOnce() -> PyResult<Deadline>,
+        mut call: impl FnMut(RawFd, Flow) -> io::Result<usize> + Send,
+        wait: impl Fn(RawFd, Option<Duration>) -> io::Result<bool> + Send + Sync,
+    ) -> Result<Option<usize>, Raised> {
+        if !large {
+            match call(self.fileno()?, Flow::Try) {
+                Err(error) if is_not_yet(&error) => {}
+                outcome => return Ok(Some(outcome?)),
+            }
+        }
+        let deadline = deadline()?;
+        loop {
+            let fd = self.fileno()?;
+            let outcome = wait_in_turn(self.0.py(), || match deadline {
+                Deadline::Now => call(fd, Flow::Try),
+                // The call itself waits: one system call less.
+                Deadline::Never => call(fd, Flow::Wait),
+                Deadline::At(end) => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    if large && !left.is_zero() {
+                        match call(fd, Flow::Try) {
+                            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                            outcome => return outcome,
+                        }
+                    }
+                    if wait(fd, Some(left))? {
+                        call(fd, Flow::Try)
+                    } else {
+                        Err(ErrorKind::TimedOut.into())
+                    }
+                }
+            });
+            match outcome {
+                Ok(Some(length)) => return Ok(Some(length)),
+                // A signal's handler has run; on with it.
+                Ok(None) => {}
+                Err(Raised::System(error)) if error.kind() == ErrorKind::WouldBlock => {
+                    if !matches!(deadline, Deadline::At(_)) {
+                        return Ok(None);
+                    }
+                }
+                Err(Raised::System(error))
+                    if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() =>
+                {
+                    return Err(PyTimeoutError::new_err("timed out").into());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn fileno(self) -> PyResult<RawFd> {
+        self.0.call_method0(intern!(self.0.py(), "fileno"))?.extract()
+    }
+
+    /// When the socket's timeout, as it is now, will be over.
+    fn deadline(self) -> PyResult<Deadline> {
+        let timeout = self.0.call_method0(intern!(self.0.py(), "gettimeout"))?;
+        Ok(match timeout.extract::<Option<f64>>()? {
+            None => Deadline::Never,
+            Some(0.0) => Deadline::Now,
+            Some(seconds) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .and_then(|timeout| Instant::now().checked_add(timeout))
+                .map_or(Deadline::Never, Deadline::At),
+        })
+    }
+}
+
+/// Until when a call may block.
+#[derive(Clone, Copy, Debug)]
+enum Deadline {
+    Now,
+    At(Instant),
+    Never,
+}
+
+fn is_not_yet(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}

@@ -1,0 +1,121 @@
+//! The methods of an accepted socket that try before they let other threads run.
+
+#![allow(unsafe_code)]
+
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyBytes;
+
+use super::buffer::{View, filled};
+use super::connection::Connection;
+use super::error::Raised;
+use super::interpreter::call;
+
+/// Makes a method of `function`: as an attribute of a class it is given the object first, which
+/// functions of an extension module are not by themselves.
+#[pyfunction]
+pub(super) fn method<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; a new reference, or null with an exception set.
+    unsafe {
+        let method = PyInstanceMethod_New(function.as_ptr());
+        Bound::from_owned_ptr_or_err(function.py(), method)
+    }
+}
+
+// From CPython's classobject.h, which pyo3-ffi leaves out.
+unsafe extern "C" {
+    fn PyInstanceMethod_New(function: *mut ffi::PyObject) -> *mut ffi::PyObject;
+}
+
+/// `socket.recv`.
+#[pyfunction]
+#[pyo3(signature = (socket, bufsize, flags=0, /))]
+pub(super) fn recv<'py>(
+    socket: &Bound<'py, PyAny>,
+    bufsize: isize,
+    flags: i32,
+) -> PyResult<Bound<'py, PyAny>> {
+    if flags != 0 {
+        return inherited(socket.py(), "recv")
+            .and_then(|recv| call(&recv, (socket, bufsize, flags)));
+    }
+    let size = usize::try_from(bufsize)
+        .map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
+    let bytes: Option<Bound<'py, PyBytes>> =
+        filled(socket.py(), size, |target| Connection(socket).receive(target))?;
+    Ok(bytes.ok_or_else(would_block)?.into_any())
+}
+
+/// `socket.recv_into`.
+#[pyfunction]
+#[pyo3(signature = (socket, buffer, nbytes=0, flags=0, /))]
+pub(super) fn recv_into<'py>(
+    socket: &Bound<'py, PyAny>,
+    buffer: &Bound<'py, PyAny>,
+    nbytes: isize,
+    flags: i32,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = socket.py();
+    if flags != 0 {
+        return inherited(py, "recv_into")
+            .and_then(|recv_into| call(&recv_into, (socket, buffer, nbytes, flags)));
+    }
+    let mut view = View::writable(buffer, "recv_into()")?;
+    let target = view.bytes_mut();
+    let size = usize::try_from(nbytes)
+        .map_err(|_| PyValueError::new_err("negative buffersize in recv_into"))?;
+    if size > target.len() {
+        return Err(PyValueError::new_err("buffer too small for requested bytes"));
+    }
+    let size = if size == 0 { target.len() } else { size };
+    let length = Connection(socket).receive(&mut target[..size])?.ok_or_else(would_block)?;
+    Ok(length.into_pyobject(py)?.into_any())
+}
+
+/// `socket.send`.
+#[pyfunction]
+#[pyo3(signature = (socket, data, flags=0, /))]
+pub(super) fn send<'py>(
+    socket: &Bound<'py, PyAny>,
+    data: &Bound<'py, PyAny>,
+    flags: i32,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = socket.py();
+    if flags != 0 {
+        return inherited(py, "send").and_then(|send| call(&send, (socket, data, flags)));
+    }
+    let view = View::of(data)?;
+    let length = Connection(socket).send(view.bytes())?.ok_or_else(would_block)?;
+    Ok(length.into_pyobject(py)?.into_any())
+}
+
+/// `socket.sendall`.
+#[pyfunction]
+#[pyo3(signature = (socket, data, flags=0, /))]
+pub(super) fn sendall<'py>(
+    socket: &Bound<'py, PyAny>,
+    data: &Bound<'py, PyAny>,
+    flags: i32,
+) -> PyResult<()> {
+    if flags != 0 {
+        let sendall = inherited(socket.py(), "sendall")?;
+        return call(&sendall, (socket, data, flags)).map(drop);
+    }
+    let view = View::of(data)?;
+    if Connection(socket).send_all(view.bytes())? { Ok(()) } else { Err(would_block().into()) }
+}
+
+/// The interpreter's own method, for what the functions here do not do.
+fn inherited<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let class = CLASS.get_or_try_init(py, || -> PyResult<Py<PyAny>> {
+        Ok(py.import("_socket")?.getattr("socket")?.unbind())
+    })?;
+    class.bind(py).getattr(name)
+}
+
+fn would_block() -> Raised {
+    std::io::Error::from_raw_os_error(libc::EAGAIN).into()
+}

@@ -1,0 +1,138 @@
+//! The file that `StreamRequestHandler.wfile` is when it has a buffer.
+
+use pyo3::exceptions::PyBlockingIOError;
+use pyo3::prelude::*;
+
+use super::buffer::View;
+use super::connection::Connection;
+use super::exclusive::{Exclusive, Lent};
+use super::file::{SocketFile, keep_exception, makefile, native_size, unsupported};
+use crate::stream::WriteBuffer;
+
+/// Writes to a plain socket as `io.BufferedWriter` over `socket.SocketIO` does.
+#[pyclass(frozen, extends = SocketFile, module = "fastsocketserver._core")]
+#[derive(Debug)]
+pub(super) struct Writer {
+    buffer: Exclusive<WriteBuffer>,
+    /// For what is unsent when the file goes without having been closed.
+    socket: Py<PyAny>,
+}
+
+/// Opens the file that a stream handler writes to, if it is to have a buffer: a `Writer` for a plain
+/// socket, whatever its `makefile` returns for any other.
+#[pyfunction]
+pub(super) fn open_writer<'py>(
+    socket: &Bound<'py, PyAny>,
+    buffer_size: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = socket.py();
+    let Some(size) = native_size(socket, buffer_size)? else {
+        return makefile(socket, "wb", buffer_size);
+    };
+    let file = SocketFile::open(socket, "wb")?;
+    let buffer = Exclusive::new(WriteBuffer::new(size));
+    let writer = Writer { buffer, socket: socket.clone().unbind() };
+    Ok(Bound::new(py, PyClassInitializer::from(file).add_subclass(writer))?.into_any())
+}
+
+impl Writer {
+    fn writing<'a, 'py>(
+        slf: &'a Bound<'py, Self>,
+        method: &str,
+    ) -> PyResult<(Lent<'a, WriteBuffer>, Connection<'a, 'py>)> {
+        let (py, file) = (slf.py(), slf.as_super().get());
+        file.check_open(method)?;
+        Ok((slf.get().buffer.borrow(py, method)?, Connection(file.socket(py))))
+    }
+}
+
+/// The error of a socket that does not block and has no room; `written` bytes were taken.
+fn no_room(written: usize) -> PyErr {
+    let message = "write could not complete without blocking";
+    PyBlockingIOError::new_err((libc::EAGAIN, message, written))
+}
+
+#[pymethods]
+impl Writer {
+    /// Takes all of `data`, and sends what the buffer has no room for.
+    #[pyo3(signature = (data, /))]
+    fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let view = View::of(data)?;
+        let data = view.bytes();
+        let (mut buffer, connection) = Self::writing(slf, "write")?;
+        let written = buffer.write(data, |data| connection.send(data))?;
+        if written < data.len() { Err(no_room(written)) } else { Ok(written) }
+    }
+
+    /// Writes each of `lines`; no line ends are added.
+    #[pyo3(signature = (lines, /))]
+    fn writelines(slf: &Bound<'_, Self>, lines: &Bound<'_, PyAny>) -> PyResult<()> {
+        slf.as_super().get().check_open("write")?;
+        for line in lines.try_iter()? {
+            Self::write(slf, &line?)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is in the buffer.
+    fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (mut buffer, connection) = Self::writing(slf, "flush")?;
+        if buffer.flush(|data| connection.send(data))? { Ok(()) } else { Err(no_room(0)) }
+    }
+
+    /// Sends what is in the buffer and closes the file, also if sending fails; the connection too if
+    /// `request` is closed and this was the last file.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let file = slf.as_super().get();
+        if file.closed()? {
+            return Ok(());
+        }
+        let flushed = Self::flush(slf);
+        // Closed is closed: what is left is not for the next owner of the descriptor.
+        if let Ok((mut buffer, _)) = Self::writing(slf, "close") {
+            buffer.clear();
+        }
+        flushed.and(file.close_file(slf.py()))
+    }
+
+    #[pyo3(signature = (size=-1, /))]
+    fn read(slf: &Bound<'_, Self>, size: Option<isize>) -> PyResult<()> {
+        let _ = size;
+        Err(unsupported(slf.py(), "read"))
+    }
+
+    #[pyo3(signature = (size=-1, /))]
+    fn read1(slf: &Bound<'_, Self>, size: isize) -> PyResult<()> {
+        let _ = size;
+        Err(unsupported(slf.py(), "read1"))
+    }
+
+    #[pyo3(signature = (size=-1, /))]
+    fn readline(slf: &Bound<'_, Self>, size: Option<isize>) -> PyResult<()> {
+        let _ = size;
+        Err(unsupported(slf.py(), "read"))
+    }
+
+    /// Sends what is in the buffer and gives away the unbuffered file; this one is of no use any more.
+    fn detach<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::flush(slf)?;
+        slf.as_super().get().detach_file(slf.py())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let socket = &self.socket;
+        let Some(buffer) = self.buffer.get_mut() else { return };
+        if buffer.is_empty() {
+            return;
+        }
+        Python::attach(|py| {
+            keep_exception(py, || {
+                let connection = Connection(socket.bind(py));
+                // What cannot be sent for a file that nobody holds is lost.
+                let _ = buffer.flush(|data| connection.send(data));
+            });
+        });
+    }
+}

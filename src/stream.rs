@@ -1,0 +1,305 @@
+//! Buffers between a stream and who reads it by lines or writes it in pieces.
+//!
+//! Neither knows descriptors or how to wait: the caller passes in how to receive or send, which
+//! returns `None` where that would block and blocking is not wanted. Neither holds memory while it
+//! is empty: an idle connection costs none.
+
+use memchr::memchr;
+
+/// Bytes that have been received and not been read yet.
+///
+/// Each method takes `receive`, which fills a slice from the stream and returns how many bytes it
+/// stored, 0 at the end of the stream, or `None` if none have come yet. What was received before an
+/// error stays here.
+#[derive(Debug)]
+pub struct ReadBuffer {
+    bytes: Vec<u8>,
+    /// Where the unread ones begin.
+    start: usize,
+    size: usize,
+}
+
+/// Received bytes go here first. Most of the time they are one whole line, and are handed over from
+/// here: then nothing is allocated.
+const ON_STACK: usize = 8192;
+
+impl ReadBuffer {
+    /// A buffer that receives at most `size` bytes ahead; 0 counts as 1.
+    #[must_use]
+    pub fn new(size: usize) -> Self {
+        Self { bytes: Vec::new(), start: 0, size: size.max(1) }
+    }
+
+    /// The bytes that have been received and not been read.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// Reads one line, its `\n` included, and has `deliver` make of it what is returned.
+    ///
+    /// It is shorter at the end of the stream, where nothing has come yet, and after `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// What `receive` returns.
+    pub fn read_line<T, E>(
+        &mut self,
+        limit: Option<usize>,
+        mut receive: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+        deliver: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, E> {
+        let limit = limit.unwrap_or(usize::MAX);
+        let mut searched = 0;
+        loop {
+            if let Some(length) = line_length(self.unread(), searched, limit) {
+                return Ok(self.deliver(length, deliver));
+            }
+            searched = self.unread().len();
+            let wanted = self.size;
+            let mut on_stack = [0; ON_STACK];
+            let mut on_heap = Vec::new();
+            let room = room(&mut on_stack, &mut on_heap, wanted);
+            let Some(length @ 1..) = receive(room)? else {
+                return Ok(self.deliver(searched, deliver));
+            };
+            let received = &room[..length];
+            if searched == 0 {
+                if let Some(length) = line_length(received, 0, limit) {
+                    let delivered = deliver(&received[..length]);
+                    self.append(&received[length..]);
+                    return Ok(delivered);
+                }
+            }
+            self.append(received);
+        }
+    }
+
+    /// Reads into `target` until it is full; returns how many bytes that were.
+    ///
+    /// They are fewer at the end of the stream; `None` where none at all have come yet.
+    ///
+    /// # Errors
+    ///
+    /// What `receive` returns; what came before it is unread again.
+    pub fn read<E>(
+        &mut self,
+        target: &mut [u8],
+        mut receive: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+    ) -> Result<Option<usize>, E> {
+        let mut filled = self.take(target);
+        while filled < target.len() {
+            let received = if target.len() - filled >= self.size {
+                receive(&mut target[filled..])
+            } else {
+                match self.fill(&mut receive) {
+                    Ok(Some(1..)) => Ok(Some(self.take(&mut target[filled..]))),
+                    end => end,
+                }
+            };
+            match received {
+                Ok(Some(0)) => break,
+                Ok(Some(length)) => filled += length,
+                Ok(None) if filled == 0 => return Ok(None),
+                Ok(None) => break,
+                Err(error) => {
+                    self.bytes.splice(..self.start, target[..filled].iter().copied());
+                    self.start = 0;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Some(filled))
+    }
+
+    /// Reads to the end of the stream, or as far as bytes have come, and has `deliver` make of them
+    /// what is returned; `None` where none at all have come yet.
+    ///
+    /// # Errors
+    ///
+    /// What `receive` returns.
+    pub fn read_to_end<T, E>(
+        &mut self,
+        mut receive: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+        deliver: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, E> {
+        loop {
+            match self.fill(&mut receive)? {
+                Some(0) => break,
+                Some(_) => {}
+                None if self.unread().is_empty() => return Ok(None),
+                None => break,
+            }
+        }
+        let length = self.unread().len();
+        Ok(Some(self.deliver(length, deliver)))
+    }
+
+    /// Makes sure that something is unread, if that takes no more than receiving once; says whether
+    /// it does: `Some(0)` means the end of the stream, `None` that nothing has come yet.
+    ///
+    /// # Errors
+    ///
+    /// What `receive` returns.
+    pub fn peek<E>(
+        &mut self,
+        mut receive: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+    ) -> Result<Option<usize>, E> {
+        if self.unread().is_empty() {
+            self.fill(&mut receive)
+        } else {
+            Ok(Some(self.unread().len()))
+        }
+    }
+
+    /// Moves unread bytes into `target`, as many as there are and as it takes.
+    pub fn take(&mut self, target: &mut [u8]) -> usize {
+        let length = self.unread().len().min(target.len());
+        target[..length].copy_from_slice(&self.unread()[..length]);
+        self.consume(length);
+        length
+    }
+
+    /// Receives once, behind what is unread.
+    fn fill<E>(
+        &mut self,
+        receive: &mut impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+    ) -> Result<Option<usize>, E> {
+        let mut on_stack = [0; ON_STACK];
+        let mut on_heap = Vec::new();
+        // A long stream is received in long pieces, as it would be into a file of that length.
+        let wanted = self.size.max(self.unread().len().min(1 << 20));
+        let room = room(&mut on_stack, &mut on_heap, wanted);
+        let received = receive(room)?;
+        if let Some(length) = received {
+            self.append(&room[..length]);
+        }
+        Ok(received)
+    }
+
+    fn append(&mut self, received: &[u8]) {
+        if received.is_empty() {
+            return;
+        }
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        self.bytes.extend_from_slice(received);
+    }
+
+    /// Delivers the first `length` unread bytes, which are read then.
+    fn deliver<T>(&mut self, length: usize, deliver: impl FnOnce(&[u8]) -> T) -> T {
+        let delivered = deliver(&self.unread()[..length]);
+        self.consume(length);
+        delivered
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.start += length;
+        if self.start == self.bytes.len() {
+            *self = Self::new(self.size);
+        }
+    }
+}
+
+/// Where to receive `wanted` bytes.
+fn room<'a>(on_stack: &'a mut [u8], on_heap: &'a mut Vec<u8>, wanted: usize) -> &'a mut [u8] {
+    if wanted <= on_stack.len() {
+        &mut on_stack[..wanted]
+    } else {
+        on_heap.resize(wanted, 0);
+        on_heap
+    }
+}
+
+/// How long the line is that `bytes` begins with, if they hold all of it; the first `searched` bytes
+/// are known to have no `\n`.
+fn line_length(bytes: &[u8], searched: usize, limit: usize) -> Option<usize> {
+    let end = bytes.len().min(limit);
+    let found = memchr(b'\n', &bytes[searched.min(end)..end]).map(|at| searched + at + 1);
+    found.or((end == limit).then_some(limit))
+}
+
+/// Bytes that have been written and not been sent yet.
+///
+/// Each method takes `send`, which sends a part of a slice and returns how many bytes that were, or
+/// `None` if there is no room for any yet. What could not be sent stays here.
+#[derive(Debug)]
+pub struct WriteBuffer {
+    bytes: Vec<u8>,
+    size: usize,
+}
+
+impl WriteBuffer {
+    /// A buffer that holds back at most `size` bytes.
+    #[must_use]
+    pub fn new(size: usize) -> Self {
+        Self { bytes: Vec::new(), size }
+    }
+
+    /// Writes `data`; sends what does not fit. Returns how many bytes were taken, which are fewer
+    /// only where there is no room for more.
+    ///
+    /// # Errors
+    ///
+    /// What `send` returns.
+    pub fn write<E>(
+        &mut self,
+        data: &[u8],
+        mut send: impl FnMut(&[u8]) -> Result<Option<usize>, E>,
+    ) -> Result<usize, E> {
+        if self.bytes.len() + data.len() <= self.size {
+            self.bytes.extend_from_slice(data);
+            return Ok(data.len());
+        }
+        let mut taken = 0;
+        if self.flush(&mut send)? {
+            while data.len() - taken > self.size {
+                match send(&data[taken..])? {
+                    Some(length) => taken += length,
+                    None => break,
+                }
+            }
+        }
+        let room = self.size.saturating_sub(self.bytes.len());
+        let kept = room.min(data.len() - taken);
+        self.bytes.extend_from_slice(&data[taken..taken + kept]);
+        Ok(taken + kept)
+    }
+
+    /// Whether nothing waits to be sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Forgets what waits to be sent.
+    pub fn clear(&mut self) {
+        self.bytes = Vec::new();
+    }
+
+    /// Sends what is here; says whether all of it went.
+    ///
+    /// # Errors
+    ///
+    /// What `send` returns.
+    pub fn flush<E>(
+        &mut self,
+        mut send: impl FnMut(&[u8]) -> Result<Option<usize>, E>,
+    ) -> Result<bool, E> {
+        let mut gone = 0;
+        let mut outcome = Ok(Some(0));
+        while let Ok(Some(length)) = outcome {
+            gone += length;
+            if gone == self.bytes.len() {
+                break;
+            }
+            outcome = send(&self.bytes[gone..]);
+        }
+        if gone == self.bytes.len() {
+            self.clear();
+        } else {
+            self.bytes.drain(..gone);
+        }
+        Ok(outcome?.is_some())
+    }
+}
