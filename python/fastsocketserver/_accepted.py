@@ -16,8 +16,8 @@ class AcceptedSocket(socket.socket):
     """A `socket.socket` that tries before it lets other threads run.
 
     The interpreter's own methods release the lock for each call, which costs more than most calls
-    take, and hands the lock to another thread in the middle of a request. These here release it only
-    to wait, and to copy 64 KiB or more.
+    take, and hands the lock to another thread in the middle of a request. These release it only to
+    wait, and to copy 64 KiB or more.
     """
 
     __slots__ = ()
@@ -35,6 +35,6 @@ class AcceptedSocket(socket.socket):
         return reduction._reduce_socket(self)
 
 
-# To programs it is what they would have got: it prints as one, and says so when asked for its class.
+# To programs it is what they would have got, and it prints as one.
 AcceptedSocket.__module__ = socket.socket.__module__
 AcceptedSocket.__name__ = AcceptedSocket.__qualname__ = socket.socket.__name__
