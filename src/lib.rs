@@ -37,6 +37,7 @@ mod python;
 mod server;
 mod stream;
 mod sys;
+mod thread_cache;
 mod wait;
 mod waker;
 
@@ -50,5 +51,6 @@ pub use listener::Listener;
 pub use options::ListenOptions;
 pub use server::{Builder, Handle, Server};
 pub use stream::{ReadBuffer, WriteBuffer};
+pub use thread_cache::{ThreadCache, Worker};
 pub use wait::{Blocking, Wait};
 pub use waker::Waker;

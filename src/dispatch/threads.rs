@@ -1,31 +1,46 @@
 //! A thread for each request.
 
 use std::io;
-use std::thread::{Builder, JoinHandle};
 
 use super::{Dispatch, Task};
+use crate::thread_cache::{ThreadCache, Worker};
 
-/// Starts a thread for each request; a panic in one ends that request alone.
-#[derive(Debug, Default)]
+/// Runs each request in a thread of its own, which another request may have used before; a panic in
+/// one ends that request alone.
 pub struct Threads {
-    running: Vec<JoinHandle<()>>,
+    cache: ThreadCache<Task>,
+}
+
+impl std::fmt::Debug for Threads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Threads").finish_non_exhaustive()
+    }
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        Self { cache: ThreadCache::new(run_tasks) }
+    }
 }
 
 impl Dispatch for Threads {
     fn dispatch(&mut self, task: Task) -> io::Result<()> {
-        self.reap();
-        self.running.push(Builder::new().name("request".into()).spawn(task)?);
-        Ok(())
-    }
-
-    fn reap(&mut self) {
-        self.running.retain(|thread| !thread.is_finished());
+        self.cache.hand_over(task, 0).map_err(|(_, error)| error)
     }
 
     fn close(&mut self) {
-        for thread in self.running.drain(..) {
-            // The panic has been reported by the panic hook.
-            let _ = thread.join();
+        self.cache.join();
+    }
+}
+
+fn run_tasks(worker: &Worker<Task>) {
+    loop {
+        while let Some(task) = worker.take() {
+            task();
+            worker.finished();
+        }
+        if !worker.wait() {
+            break;
         }
     }
 }
