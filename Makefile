@@ -72,9 +72,9 @@ format: $(TOOLS) ## Format Rust and Python
 	$(BIN)/ruff format --quiet
 
 .PHONY: bench
-bench: $(BENCH_TOOLS) ## Compare the wheel with other servers; prints tables
+bench: $(BENCH_TOOLS) ## Compare the wheel with other servers; prints tables, draws benches/compare.svg
 	CARGO_TARGET_DIR=$(WHEEL_TARGET) $(BIN)/pip install --quiet --force-reinstall --no-deps .
-	$(BIN)/python benches/compare
+	$(BIN)/python benches/compare --picture benches/compare.svg
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import idle
 import importing
+import picture
 import table
 import trial
 from contenders import CONTENDERS
@@ -80,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(f"All figures: {options.json}")
+    if options.picture and picture.is_possible():
+        picture.draw(rows, names, _about(), options.picture)
+        print(f"Picture: {options.picture}")
+    elif options.picture:
+        print("No picture: matplotlib is not installed")
     return 1 if failures else 0
 
 
@@ -97,6 +103,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--quick", action="store_true", help="1 round of 0.3 s, 5 imports: does it work at all?")
     default = ROOT / "target" / "compare" / f"{version}.json"
     add("--json", type=Path, default=default, help="where to write all figures")
+    add("--picture", metavar="FILE", type=Path, help="where to draw the ratios (SVG)")
     add("--load", type=Path, help="a load generator that is built already")
     options = parser.parse_args(arguments)
     if options.quick:
