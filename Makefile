@@ -72,9 +72,10 @@ format: $(TOOLS) ## Format Rust and Python
 	$(BIN)/ruff format --quiet
 
 .PHONY: bench
-bench: $(BENCH_TOOLS) ## Compare the wheel with other servers; prints tables, draws benches/compare.svg
+bench: $(BENCH_TOOLS) ## Compare with other servers (tables, benches/compare.svg), and time the core
 	CARGO_TARGET_DIR=$(WHEEL_TARGET) $(BIN)/pip install --quiet --force-reinstall --no-deps .
 	$(BIN)/python benches/compare --picture benches/compare.svg
+	cargo bench --quiet --bench '*'
 
 .PHONY: clean
 clean: ## Remove what was built
