@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     idle.allow_descriptors(max(workload.clients for workload in WORKLOADS) + 2 * idle.SPARE)
     contenders = _choose(options.contenders)
     workloads = [
-        workload for workload in WORKLOADS if not options.only or options.only in workload.title
+        workload
+        for workload in WORKLOADS
+        if (not options.only or options.only in workload.title)
+        and (workload.mode != "idle" or idle.is_possible())
     ]
     print(f"{_about()}; {options.rounds} rounds of {options.seconds} s", end="; ")
     if machine.server_core is None:

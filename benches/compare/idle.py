@@ -16,6 +16,11 @@ SPARE = 100
 """Descriptors that server and client need for other things."""
 
 
+def is_possible() -> bool:
+    """Say whether a process's memory can be asked for here."""
+    return Path("/proc/self/status").exists()
+
+
 def allow_descriptors(wanted: int) -> None:
     """Let this process, and what it starts, have so many descriptors, as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -26,20 +31,20 @@ def allow_descriptors(wanted: int) -> None:
 
 
 def load(pid: int, address: str, clients: int) -> dict[str, Any]:
-    """Open connections to a line echo, as many as may be; ask on some; say what they take.
+    """Open connections to a line echo; ask on some; say what each takes.
 
-    The report has the names of the load generator's, besides `connections` and
-    `kib_per_connection`, which is the growth of the server's resident memory.
+    The report has the load generator's names, besides `connections`, which may be fewer than
+    `clients` where descriptors are scarce, and `kib_per_connection`, by which the server's resident
+    memory has grown. Clients without a connection are unanswered.
     """
     host, _, port = address.rpartition(":")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY:
-        clients = min(clients, soft - SPARE)
+    allowed = clients if soft == resource.RLIM_INFINITY else min(clients, soft - SPARE)
     report: dict[str, Any] = {"requests": 0, "wrong": 0, "errors": 0, "unanswered": 0}
     before = _resident_kib(pid)
     with ExitStack() as stack:
         connections = []
-        for _ in range(clients):
+        for _ in range(allowed):
             try:
                 connection = socket.create_connection((host, int(port)), PATIENCE)
             except OSError as error:
@@ -52,6 +57,7 @@ def load(pid: int, address: str, clients: int) -> dict[str, Any]:
         for connection in connections[::-step][::-1]:
             _ask(connection, report)
         report["connections"] = len(connections)
+        report["unanswered"] += clients - len(connections)
         growth = _resident_kib(pid) - before
         report["kib_per_connection"] = growth / len(connections) if connections else 0.0
     return report

@@ -79,13 +79,12 @@ def markdown(rows: Sequence[Row], names: Sequence[str], subject: str) -> str:
     The ratios are medians over the rounds, with the lowest and the highest, of the ratio within a
     round: above 1, `subject` was better.
     """
+    with_cpu = [row for row in rows if any(row.cpu.values())]
     parts = [
         "Medians, with the milliseconds within which 50 % and 99 % of the answers came:",
         _table(rows, names, _figure_and_latency),
         "The server's processor time, µs a request (bulk: a MiB):",
-        _table(
-            [row for row in rows if row.cpu], names, lambda row, name: _figure(row.cpu.get(name))
-        ),
+        _table(with_cpu, names, lambda row, name: _figure(row.cpu.get(name))),
     ]
     others = [name for name in names if name != subject]
     if subject in names and others:
@@ -93,11 +92,7 @@ def markdown(rows: Sequence[Row], names: Sequence[str], subject: str) -> str:
             f"How many times better {subject} was than each other one:",
             _table(rows, others, lambda row, name: _ratio(row.ratios(subject, name))),
             f"How many times less processor time {subject} took:",
-            _table(
-                [row for row in rows if row.cpu],
-                others,
-                lambda row, name: _ratio(row.cpu_ratios(subject, name)),
-            ),
+            _table(with_cpu, others, lambda row, name: _ratio(row.cpu_ratios(subject, name))),
         ]
     if troubled := [row for row in rows if any(row.troubles.values())]:
         parts += [
@@ -151,10 +146,10 @@ def _figure(values: Sequence[float] | None) -> str:
 
 def _figure_and_latency(row: Row, name: str) -> str:
     figure = _figure(row.figures.get(name))
-    latencies = [row.p50.get(name), row.p99.get(name)]
-    if not all(latencies):
+    latencies = [median(each) / 1e3 for of in (row.p50, row.p99) if (each := of.get(name))]
+    if not latencies:
         return figure
-    return f"{figure} ({', '.join(f'{median(each) / 1e3:.2g}' for each in latencies if each)})"
+    return f"{figure} ({', '.join(f'{ms:.2g}' if ms < 10 else f'{ms:.0f}' for ms in latencies)})"
 
 
 def _ratio(ratios: Sequence[float]) -> str:
