@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(VENV)/.tools
+BENCH_TOOLS := $(VENV)/.bench-tools
 # maturin and plain cargo would build PyO3 anew for each other in one folder.
 WHEEL_TARGET := target/wheel
 
@@ -21,6 +22,10 @@ $(TOOLS): pyproject.toml
 	python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --group dev
+	touch $@
+
+$(BENCH_TOOLS): $(TOOLS)
+	$(BIN)/pip install --quiet --group bench
 	touch $@
 
 .PHONY: build
@@ -67,9 +72,10 @@ format: $(TOOLS) ## Format Rust and Python
 	$(BIN)/ruff format --quiet
 
 .PHONY: bench
-bench: $(TOOLS) ## Compare the wheel with the standard library; prints a table
+bench: $(BENCH_TOOLS) ## Compare with other servers (tables, benches/compare.svg), and time the core
 	CARGO_TARGET_DIR=$(WHEEL_TARGET) $(BIN)/pip install --quiet --force-reinstall --no-deps .
-	$(BIN)/python benches/compare
+	$(BIN)/python benches/compare --picture benches/compare.svg
+	cargo bench --quiet --bench '*'
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -19,7 +19,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import idle
 import importing
+import picture
 import table
 import trial
 from contenders import CONTENDERS
@@ -35,14 +37,21 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
+SUBJECT = "fastsocketserver"
+"""The contender that is compared with each other one."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     options = _parse(arguments)
     machine = _machine(options.load or _build_load())
-    contenders = [contender for contender in CONTENDERS if contender.is_installed()]
+    idle.allow_descriptors(max(workload.clients for workload in WORKLOADS) + 2 * idle.SPARE)
+    contenders = _choose(options.contenders)
     workloads = [
-        workload for workload in WORKLOADS if not options.only or options.only in workload.title
+        workload
+        for workload in WORKLOADS
+        if (not options.only or options.only in workload.title)
+        and (workload.mode != "idle" or idle.is_possible())
     ]
     print(f"{_about()}; {options.rounds} rounds of {options.seconds} s", end="; ")
     if machine.server_core is None:
@@ -51,14 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"servers on core {machine.server_core}, clients on core {machine.client_core}")
     trials, failures = _measure(contenders, workloads, machine, options.rounds, options.seconds)
     rows = [
-        table.of_trials(workload.title, trials[workload])
-        for workload in workloads
-        if trials[workload]
+        table.of_trials(workload, trials[workload]) for workload in workloads if trials[workload]
     ]
-    if options.imports:
-        rows += table.of_imports(_measure_imports(contenders, options.imports))
+    if options.imports and (imports := _measure_imports(contenders, options.imports)):
+        rows += table.of_imports(imports)
     names = [contender.name for contender in contenders]
-    print("", table.markdown(rows, names), "", sep="\n")
+    print("", table.markdown(rows, names, SUBJECT), "", sep="\n")
     for failure in failures:
         print(failure, file=sys.stderr)
     document = {
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rounds": options.rounds,
         "seconds": options.seconds,
         "failures": failures,
-        "rows": table.data(rows, names[0]),
+        "rows": table.data(rows, names[0], SUBJECT),
         "load": {
             workload.title: {
                 name: [each.load for each in rounds] for name, rounds in by_name.items()
@@ -77,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(f"All figures: {options.json}")
+    if options.picture and picture.is_possible():
+        picture.draw(rows, names, _about(), options.picture)
+        print(f"Picture: {options.picture}")
+    elif options.picture:
+        print("No picture: matplotlib is not installed")
     return 1 if failures else 0
 
 
@@ -90,14 +102,30 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, default=2.0, help="seconds of each load (2)")
     add("--imports", type=int, default=30, help="times that each module is imported (30)")
     add("--only", metavar="TEXT", help="only workloads whose title contains this")
+    add("--contenders", metavar="A,B", help="only these; the first is what is compared with")
     add("--quick", action="store_true", help="1 round of 0.3 s, 5 imports: does it work at all?")
     default = ROOT / "target" / "compare" / f"{version}.json"
     add("--json", type=Path, default=default, help="where to write all figures")
+    add("--picture", metavar="FILE", type=Path, help="where to draw the ratios (SVG)")
     add("--load", type=Path, help="a load generator that is built already")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds, options.imports = 1, 0.3, 5
     return options
+
+
+def _choose(names: str | None) -> list[Contender]:
+    """Return the contenders that can be run here, of those asked for; name the others."""
+    by_name = {contender.name: contender for contender in CONTENDERS}
+    asked = names.split(",") if names else list(by_name)
+    if unknown := [name for name in asked if name not in by_name]:
+        sys.exit(f"no such contender: {', '.join(unknown)}; there are {', '.join(by_name)}")
+    if absent := [name for name in asked if not by_name[name].is_installed()]:
+        print(f"Not installed, and left out: {', '.join(absent)}")
+    chosen = [by_name[name] for name in asked if name not in absent]
+    if not chosen:
+        sys.exit("no contender is installed")
+    return chosen
 
 
 def _about() -> str:
@@ -146,20 +174,21 @@ def _measure(
                 if result.wrong:
                     failures.append(f"{workload.title}: {name}: {result.wrong} wrong answers")
                 trials[workload].setdefault(name, []).append(result)
-                said.append(f"{name} {result.requests_per_second:,.0f}")
+                said.append(f"{name} {result.figure:,.0f}")
             print(f"{number + 1}: {workload.title}: {', '.join(said)}", flush=True)
     return trials, failures
 
 
 def _measure_imports(contenders: Sequence[Contender], times: int) -> dict[str, list[Import]]:
-    """Import every contender's module so many times, in turn."""
+    """Import so many times, in turn, the modules whose import is measured."""
+    modules = {it.name: it.module for it in contenders if it.imported and it.module}
     # The first import may have to compile.
-    for contender in contenders:
-        importing.measure(contender.module)
-    imports: dict[str, list[Import]] = {contender.name: [] for contender in contenders}
+    for module in modules.values():
+        importing.measure(module)
+    imports: dict[str, list[Import]] = {name: [] for name in modules}
     for _ in range(times):
-        for contender in contenders:
-            imports[contender.name].append(importing.measure(contender.module))
+        for name, module in modules.items():
+            imports[name].append(importing.measure(module))
     return imports
 
 

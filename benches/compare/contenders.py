@@ -9,6 +9,7 @@ that it has started and exits with status 0.
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from workloads import Workload
 
 SERVERS = Path(__file__).parent / "servers"
+BUILT = Path(__file__).resolve().parents[2] / "target" / "load" / "release"
+"""Where the programs of `benches/load` are."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,21 @@ class Contender:
     Attributes:
         name: What the table says.
         command: The program and its first arguments.
-        module: The module whose import is measured, and without which there is no contender.
+        module: The module without which there is no contender, if any.
         takes: Whether it takes part in a workload.
+        imported: Whether the import of `module` is measured.
     """
 
     name: str
     command: tuple[str, ...]
-    module: str
+    module: str | None = None
     takes: Callable[[Workload], bool] = lambda _: True
+    imported: bool = False
 
     def is_installed(self) -> bool:
         """Say whether it can be run here."""
-        return importlib.util.find_spec(self.module) is not None
+        found = self.module is None or importlib.util.find_spec(self.module) is not None
+        return found and shutil.which(self.command[0]) is not None
 
 
 def _python(program: str, *arguments: str) -> tuple[str, ...]:
@@ -48,8 +54,37 @@ def _python(program: str, *arguments: str) -> tuple[str, ...]:
     return sys.executable, str(SERVERS / program), *arguments
 
 
+def _is_http(workload: Workload) -> bool:
+    return workload.service == "http"
+
+
+def _is_not_fork(workload: Workload) -> bool:
+    return workload.dispatch != "fork"
+
+
+def _is_plain(workload: Workload) -> bool:
+    """Neither HTTP, which would take a server of another kind, nor a process for each request."""
+    return _is_not_fork(workload) and not _is_http(workload)
+
+
+def _is_plain_stream(workload: Workload) -> bool:
+    return _is_plain(workload) and workload.service != "datagram"
+
+
 CONTENDERS = (
     # The first is what the others are compared with.
-    Contender("stdlib", _python("blocking.py", "socketserver"), "socketserver"),
-    Contender("fastsocketserver", _python("blocking.py", "fastsocketserver"), "fastsocketserver"),
+    Contender("stdlib", _python("blocking.py", "socketserver"), "socketserver", imported=True),
+    Contender("stdlib+nodelay", _python("blocking.py", "socketserver+nodelay"), takes=_is_http),
+    Contender("gevent", _python("greenlets.py"), "gevent", _is_not_fork),
+    Contender("asyncio", _python("streams.py", "asyncio"), takes=_is_plain),
+    # With datagrams the same program as the next.
+    Contender("uvloop-streams", _python("streams.py", "uvloop"), "uvloop", _is_plain_stream),
+    Contender("uvloop-protocol", _python("protocols.py", "uvloop"), "uvloop", _is_plain),
+    Contender("mio", (str(BUILT / "echo"),), takes=_is_plain),
+    Contender(
+        "fastsocketserver",
+        _python("blocking.py", "fastsocketserver"),
+        "fastsocketserver",
+        imported=True,
+    ),
 )

@@ -1,4 +1,4 @@
-"""Medians, as a Markdown table and as data for JSON."""
+"""Medians, as Markdown tables and as data for JSON."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from importing import Import
     from trial import Trial
+    from workloads import Workload
 
 MISSING = "-"
 """In place of a figure that there is none of."""
@@ -25,6 +26,8 @@ class Row:
         unit: What the figures count.
         more_is_better: Whether a higher figure is the better one.
         figures: One for each round.
+        p50: Microseconds within which half of the answers came, one for each round.
+        p99: Microseconds within which 99 % of them came, one for each round.
         cpu: Microseconds of the server's processor time for each request, one for each round.
         troubles: How many there were.
     """
@@ -33,6 +36,8 @@ class Row:
     unit: str
     more_is_better: bool
     figures: dict[str, list[float]] = field(default_factory=dict)
+    p50: dict[str, list[float]] = field(default_factory=dict)
+    p99: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
     troubles: dict[str, int] = field(default_factory=dict)
 
@@ -46,11 +51,13 @@ class Row:
         return _ratios(self.cpu.get(base, ()), self.cpu.get(name, ()))
 
 
-def of_trials(title: str, trials: dict[str, list[Trial]]) -> Row:
+def of_trials(workload: Workload, trials: dict[str, list[Trial]]) -> Row:
     """Return the line of a workload."""
-    row = Row(title, "requests/s", more_is_better=True)
+    row = Row(workload.title, workload.unit, more_is_better=workload.mode != "idle")
     for name, rounds in trials.items():
-        row.figures[name] = [trial.requests_per_second for trial in rounds]
+        row.figures[name] = [trial.figure for trial in rounds]
+        row.p50[name] = [trial.p50_us for trial in rounds if trial.p50_us is not None]
+        row.p99[name] = [trial.p99_us for trial in rounds if trial.p99_us is not None]
         row.cpu[name] = [trial.cpu_us for trial in rounds if trial.cpu_us is not None]
         row.troubles[name] = sum(trial.troubles for trial in rounds)
     return row
@@ -66,52 +73,63 @@ def of_imports(imports: dict[str, list[Import]]) -> list[Row]:
     return [statement, process]
 
 
-def markdown(rows: Sequence[Row], names: Sequence[str]) -> str:
-    """Return the table; the first of `names` is what the others are compared with.
+def markdown(rows: Sequence[Row], names: Sequence[str], subject: str) -> str:
+    """Return the tables: figures, processor time, and ratios of `subject` to each other one.
 
     The ratios are medians over the rounds, with the lowest and the highest, of the ratio within a
-    round: above 1, the contender was better.
+    round: above 1, `subject` was better.
     """
-    base, *others = names
-    head = [
-        "workload",
-        *names,
-        *(f"{name}: ratio" for name in others),
-        *(f"{name}: CPU µs" for name in names),
-        *(f"{name}: CPU ratio" for name in others),
-        "errors",
+    with_cpu = [row for row in rows if any(row.cpu.values())]
+    parts = [
+        "Medians, with the milliseconds within which 50 % and 99 % of the answers came:",
+        _table(rows, names, _figure_and_latency),
+        "The server's processor time, µs a request (bulk: a MiB):",
+        _table(with_cpu, names, lambda row, name: _figure(row.cpu.get(name))),
     ]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    lines += [
-        [
-            f"{row.title} ({row.unit})",
-            *(_figure(row.figures.get(name)) for name in names),
-            *(_ratio(row.ratios(name, base)) for name in others),
-            *(_figure(row.cpu.get(name)) for name in names),
-            *(_ratio(row.cpu_ratios(name, base)) for name in others),
-            " / ".join(str(row.troubles.get(name, MISSING)) for name in names),
+    others = [name for name in names if name != subject]
+    if subject in names and others:
+        parts += [
+            f"How many times better {subject} was than each other one:",
+            _table(rows, others, lambda row, name: _ratio(row.ratios(subject, name))),
+            f"How many times less processor time {subject} took:",
+            _table(with_cpu, others, lambda row, name: _ratio(row.cpu_ratios(subject, name))),
         ]
-        for row in rows
-    ]
+    if troubled := [row for row in rows if any(row.troubles.values())]:
+        parts += [
+            "Errors, datagrams sent again, clients without an answer:",
+            _table(troubled, names, lambda row, name: str(row.troubles.get(name, MISSING))),
+        ]
+    else:
+        parts.append("No errors, no datagrams sent again, no clients without an answer.")
+    return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[Row], names: Sequence[str], cell: Callable[[Row, str], str]) -> str:
+    lines = [["workload", *names], ["---", *(["---:"] * len(names))]]
+    lines += [[f"{row.title} ({row.unit})", *(cell(row, name) for name in names)] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def data(rows: Iterable[Row], base: str) -> list[dict[str, Any]]:
-    """Return everything that the table is made of, with the medians."""
+def data(rows: Iterable[Row], base: str, subject: str) -> list[dict[str, Any]]:
+    """Return everything that the tables are made of, with the medians."""
     return [
         {
             **asdict(row),
-            "median": {name: median(values) for name, values in row.figures.items() if values},
-            "median_cpu": {name: median(values) for name, values in row.cpu.items() if values},
-            "median_ratio": {
-                name: median(ratios) for name in row.figures if (ratios := row.ratios(name, base))
-            },
-            "median_cpu_ratio": {
-                name: median(ratios) for name in row.cpu if (ratios := row.cpu_ratios(name, base))
-            },
+            "median": _medians(row.figures),
+            "median_p50": _medians(row.p50),
+            "median_p99": _medians(row.p99),
+            "median_cpu": _medians(row.cpu),
+            "median_ratio": _medians({name: row.ratios(name, base) for name in row.figures}),
+            "median_cpu_ratio": _medians({name: row.cpu_ratios(name, base) for name in row.cpu}),
+            f"ratios_of_{subject}": {name: row.ratios(subject, name) for name in row.figures},
+            f"cpu_ratios_of_{subject}": {name: row.cpu_ratios(subject, name) for name in row.cpu},
         }
         for row in rows
     ]
+
+
+def _medians(values: dict[str, list[float]]) -> dict[str, float]:
+    return {name: median(each) for name, each in values.items() if each}
 
 
 def _ratios(dividends: Iterable[float], divisors: Iterable[float]) -> list[float]:
@@ -124,6 +142,14 @@ def _figure(values: Sequence[float] | None) -> str:
         return MISSING
     value = median(values)
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _figure_and_latency(row: Row, name: str) -> str:
+    figure = _figure(row.figures.get(name))
+    latencies = [median(each) / 1e3 for of in (row.p50, row.p99) if (each := of.get(name))]
+    if not latencies:
+        return figure
+    return f"{figure} ({', '.join(f'{ms:.2g}' if ms < 10 else f'{ms:.0f}' for ms in latencies)})"
 
 
 def _ratio(ratios: Sequence[float]) -> str:

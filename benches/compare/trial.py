@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import idle
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -22,6 +24,15 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 """Seconds for a server to start or to end, and for the load generator to end after its time."""
+
+MIB = 1 << 20
+
+FIRST_REQUESTS = {
+    "http": (b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"Hello, world!"),
+    "up": (b"u" * MIB, b"."),
+    "down": (b"?", b"d" * MIB),
+}
+"""What is asked first, and how the answer ends, where it is not a line."""
 
 
 class TrialError(Exception):
@@ -48,7 +59,10 @@ class Trial:
     """What came of one; the load generator's own words are in `load`.
 
     Attributes:
-        requests_per_second: Right answers in time.
+        figure: What the workload's unit counts: right answers in time, or the data in them, for
+            each second, or memory.
+        p50_us: Microseconds within which half of the answers came.
+        p99_us: Microseconds within which 99 % of them came.
         cpu_us: Microseconds of processor time, user and system, for each right answer: the server's
             and that of its children, from after a first request to when it had ended.
         troubles: Connections refused, reset or ended early, datagrams sent again, and clients that
@@ -57,7 +71,9 @@ class Trial:
         load: All that the load generator reported.
     """
 
-    requests_per_second: float
+    figure: float
+    p50_us: float | None
+    p99_us: float | None
     cpu_us: float | None
     troubles: int
     wrong: int
@@ -73,7 +89,10 @@ def run(contender: Contender, workload: Workload, machine: Machine, seconds: flo
             address = _read_line(server, errors)
             _ask(workload, address)
             before = _cpu_seconds_of(server.pid)
-            report = _load(machine, workload, address, seconds)
+            if workload.mode == "idle":
+                report = idle.load(server.pid, address, workload.clients)
+            else:
+                report = _load(machine, workload, address, seconds)
             # What has been waited for until now is not the server.
             others = _cpu_seconds_of_children()
             server.terminate()
@@ -81,12 +100,21 @@ def run(contender: Contender, workload: Workload, machine: Machine, seconds: flo
             spent = _cpu_seconds_of_children() - others - before
     requests = report["requests"]
     return Trial(
-        requests_per_second=report["requests_per_second"],
-        cpu_us=spent * 1e6 / requests if requests else None,
-        troubles=report["errors"] + report["resent"] + report["unanswered"],
+        figure=_figure(workload, report),
+        p50_us=report.get("p50_us"),
+        p99_us=report.get("p99_us"),
+        cpu_us=spent * 1e6 / requests if requests and workload.mode != "idle" else None,
+        troubles=report["errors"] + report.get("resent", 0) + report["unanswered"],
         wrong=report["wrong"],
         load=report,
     )
+
+
+def _figure(workload: Workload, report: dict[str, Any]) -> float:
+    if workload.mode == "idle":
+        return float(report["kib_per_connection"])
+    rate = float(report["requests_per_second"])
+    return rate * MIB / 1e6 if workload.unit == "MB/s" else rate
 
 
 def _ask(workload: Workload, address: str) -> None:
@@ -94,16 +122,19 @@ def _ask(workload: Workload, address: str) -> None:
     host, _, port = address.rpartition(":")
     family = socket.AF_UNIX if workload.family == "unix" else socket.AF_INET
     kind = socket.SOCK_DGRAM if workload.family == "udp" else socket.SOCK_STREAM
+    question, end = FIRST_REQUESTS.get(workload.service, (b"hello\n", b"hello\n"))
+    answer = b""
     try:
         with socket.socket(family, kind) as sock:
             sock.settimeout(PATIENCE)
             sock.connect(address if workload.family == "unix" else (host, int(port)))
-            sock.sendall(b"hello\n")
-            answer = sock.recv(100)
+            sock.sendall(question)
+            while not answer.endswith(end) and (data := sock.recv(MIB)):
+                answer += data
     except OSError as error:
         raise TrialError(f"a first request got no answer: {error}") from error
-    if answer != b"hello\n":
-        raise TrialError(f"a first request got the answer {answer!r}")
+    if not answer.endswith(end):
+        raise TrialError(f"a first request got the answer {answer[:100]!r}")
 
 
 def _load(machine: Machine, workload: Workload, address: str, seconds: float) -> dict[str, Any]:

@@ -13,20 +13,30 @@ class Workload:
     Attributes:
         title: What the table says.
         service: "line" answers one line and ends the connection, "lines" answers lines until the
-            client ends it, "datagram" answers datagrams; each answer repeats the question.
+            client ends it, "datagram" answers datagrams; each answer repeats the question. "http"
+            answers `GET` with "Hello, world!", "up" each MiB with ".", "down" each byte with a MiB
+            of "d".
         dispatch: Who runs a handler: the loop itself, a thread or a child process of its own.
             Servers of another kind take part where they do the same work in their own way.
         family: What the service is reached by.
-        mode: What the load generator's clients do (`load/src/main.rs`).
+        mode: What the load generator's clients do (`load/src/main.rs`); "idle" is for connections
+            that nothing comes on (`idle.py`).
         clients: How many there are.
     """
 
     title: str
-    service: Literal["line", "lines", "datagram"]
+    service: Literal["line", "lines", "datagram", "http", "up", "down"]
     dispatch: Literal["inline", "threads", "fork"]
     family: Literal["tcp", "udp", "unix"]
-    mode: Literal["short", "keepalive", "udp"]
+    mode: Literal["short", "keepalive", "udp", "http", "http-short", "up", "down", "idle"]
     clients: int
+
+    @property
+    def unit(self) -> str:
+        """What the figures count."""
+        if self.mode == "idle":
+            return "KiB/connection"
+        return "MB/s" if self.service in ("up", "down") else "requests/s"
 
 
 WORKLOADS = (
@@ -34,8 +44,22 @@ WORKLOADS = (
     Workload("connect, line, close; inline; 32 clients", "line", "inline", "tcp", "short", 32),
     Workload("line echo; threads; 1 client", "lines", "threads", "tcp", "keepalive", 1),
     Workload("line echo; threads; 64 clients", "lines", "threads", "tcp", "keepalive", 64),
+    Workload("line echo; threads; 500 clients", "lines", "threads", "tcp", "keepalive", 500),
     Workload("line echo, Unix; threads; 1 client", "lines", "threads", "unix", "keepalive", 1),
     Workload("line echo, Unix; threads; 64 clients", "lines", "threads", "unix", "keepalive", 64),
     Workload("UDP echo; inline; 64 in flight", "datagram", "inline", "udp", "udp", 64),
+    Workload("UDP echo; threads; 64 in flight", "datagram", "threads", "udp", "udp", 64),
+    Workload("http.server, keep-alive; threads; 64 clients", "http", "threads", "tcp", "http", 64),
+    Workload(
+        "http.server, connect, GET, close; threads; 32 clients",
+        "http",
+        "threads",
+        "tcp",
+        "http-short",
+        32,
+    ),
+    Workload("upload by 1 MiB; threads; 4 clients", "up", "threads", "tcp", "up", 4),
+    Workload("download by 1 MiB; threads; 4 clients", "down", "threads", "tcp", "down", 4),
     Workload("connect, line, close; fork; 8 clients", "line", "fork", "tcp", "short", 8),
+    Workload("idle connections; threads; 2,000 clients", "lines", "threads", "tcp", "idle", 2000),
 )

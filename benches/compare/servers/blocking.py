@@ -1,6 +1,7 @@
 """The services on a module with the interface of `socketserver`: `blocking.py MODULE ...`.
 
-For the other arguments and what is owed to the caller see `contenders.py`.
+With `MODULE+nodelay` the handlers have the kernel send small writes at once. For the other
+arguments and what is owed to the caller see `contenders.py`.
 """
 
 from __future__ import annotations
@@ -12,33 +13,39 @@ import sys
 from threading import Thread
 from typing import Any
 
+from common import BACKLOG, DOWNLOAD, MIB, RECEIVED, announce, make_page_handler, parse
+
 PREFIXES = {"inline": "", "threads": "Threading", "fork": "Forking"}
-BACKLOG = 1024
-"""For all alike: with 5, the standard library's number before 3.15, clients wait a second or more
-for the kernel to connect them, which measures the number alone."""
 
 
 def main(module_name: str, service: str, dispatch: str, address: str) -> None:
     """Serve until SIGTERM."""
+    module_name, nodelay, _ = module_name.partition("+nodelay")
     module = importlib.import_module(module_name)
-    handlers = make_handlers(module)
-    host, colon, port = address.rpartition(":")
-    bind: Any = (host, int(port)) if colon else address
-    base = "UDPServer" if service == "datagram" else "TCPServer" if colon else "UnixStreamServer"
-    server_class: Any = getattr(module, PREFIXES[dispatch] + base)
+    bind = parse(address)
+    server_class: Any
+    handler: Any
+    if service == "http":
+        server_class, handler = make_http(module, dispatch)
+    else:
+        tcp_or_unix = "UnixStreamServer" if isinstance(bind, str) else "TCPServer"
+        base = "UDPServer" if service == "datagram" else tcp_or_unix
+        server_class = getattr(module, PREFIXES[dispatch] + base)
+        handler = make_handlers(module)[service]
+    if nodelay:
+        handler.disable_nagle_algorithm = True
     server_class.request_queue_size = BACKLOG
-    with server_class(bind, handlers[service]) as server:
+    with server_class(bind, handler) as server:
         # shutdown() waits for serve_forever() to end, so it cannot be called by the same thread.
         signal.signal(signal.SIGTERM, lambda *_: Thread(target=server.shutdown).start())
-        name = server.socket.getsockname()
-        print(":".join(map(str, name)) if colon else name, flush=True)
+        announce(server.socket)
         server.serve_forever()
     # At once: the interpreter's own end is none of the server's work.
     os._exit(0)
 
 
 def make_handlers(module: Any) -> dict[str, type]:
-    """Return a handler class for each service."""
+    """Return a handler class for each service but HTTP."""
 
     class Line(module.StreamRequestHandler):  # type: ignore[misc]
         def handle(self) -> None:
@@ -49,12 +56,33 @@ def make_handlers(module: Any) -> dict[str, type]:
             while line := self.rfile.readline():
                 self.wfile.write(line)
 
+    class Up(module.StreamRequestHandler):  # type: ignore[misc]
+        def handle(self) -> None:
+            while len(self.rfile.read(MIB)) == MIB:
+                self.wfile.write(RECEIVED)
+
+    class Down(module.StreamRequestHandler):  # type: ignore[misc]
+        def handle(self) -> None:
+            while self.rfile.read(1):
+                self.wfile.write(DOWNLOAD)
+
     class Datagram(module.BaseRequestHandler):  # type: ignore[misc]
         def handle(self) -> None:
             data, socket = self.request
             socket.sendto(data, self.client_address)
 
-    return {"line": Line, "lines": Lines, "datagram": Datagram}
+    return {"line": Line, "lines": Lines, "up": Up, "down": Down, "datagram": Datagram}
+
+
+def make_http(module: Any, dispatch: str) -> tuple[Any, Any]:
+    """Return the class of a server, and of a handler, of `http.server` on `module`."""
+    if hasattr(module, "install"):
+        module.install()
+    server = importlib.import_module("http.server")
+    server_class = server.ThreadingHTTPServer if dispatch == "threads" else server.HTTPServer
+    if not issubclass(server_class, module.TCPServer):
+        raise RuntimeError(f"http.server does not run on {module.__name__}")
+    return server_class, make_page_handler(server)
 
 
 if __name__ == "__main__":

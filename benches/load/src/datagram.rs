@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 
+use crate::mode::Mode;
 use crate::tally::Tally;
-use crate::{Plan, TICK, question};
+use crate::{Plan, TICK};
 
 /// After how long without an answer a question is sent again.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -64,7 +65,7 @@ fn receive(plan: &Plan, socket: &UdpSocket, clients: &mut [Client], tally: &mut 
             Err(error) => return tally.error(error),
         };
         let (number, count) = asker(answer).unwrap_or((usize::MAX, 0));
-        let right = answer == question(number, count).as_bytes();
+        let right = *answer == *Mode::Udp.question(number, count);
         match clients.get_mut(number) {
             Some(client) if right && count == client.answers => {
                 tally.answer(plan, client.asked, true);
@@ -108,7 +109,7 @@ impl Client {
 
     fn send(&mut self, socket: &UdpSocket, tally: &mut Tally) {
         self.sent = Some(Instant::now());
-        match socket.send(question(self.number, self.answers).as_bytes()) {
+        match socket.send(&Mode::Udp.question(self.number, self.answers)) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => tally.error(error),
             // What found no room is sent again like what got lost.
             _ => {}

@@ -1,5 +1,6 @@
 //! Clients of stream servers.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Instant;
 
@@ -7,12 +8,14 @@ use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Registry, Token};
 
+use crate::mode::Mode;
 use crate::tally::Tally;
-use crate::{Address, Plan, TICK, question};
+use crate::{Address, Plan, TICK};
 
 pub(crate) fn run(plan: &Plan) -> io::Result<Tally> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
+    let mut buffer = vec![0; 1 << 16];
     let mut tally = Tally::default();
     let mut clients: Vec<Client> = (0..plan.clients).map(Client::new).collect();
     let mut now = Instant::now();
@@ -33,7 +36,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Tally> {
             _ => {}
         }
         for event in &events {
-            clients[event.token().0].go_on(plan, poll.registry(), &mut tally);
+            clients[event.token().0].go_on(plan, poll.registry(), &mut buffer, &mut tally);
         }
         now = Instant::now();
     }
@@ -48,7 +51,7 @@ struct Client {
     number: usize,
     /// `None` before the first, and after trouble until the next tick.
     connection: Option<Box<dyn Stream>>,
-    question: String,
+    question: Cow<'static, [u8]>,
     /// Bytes of the question that have been sent.
     sent: usize,
     answer: Vec<u8>,
@@ -60,18 +63,18 @@ struct Client {
 
 impl Client {
     fn new(number: usize) -> Self {
-        let (connection, question, answer) = (None, String::new(), Vec::new());
+        let (connection, question, answer) = (None, Cow::default(), Vec::new());
         Self { number, connection, question, sent: 0, answer, since: Instant::now(), answers: 0 }
     }
 
     /// Asks the next question, over a new connection if it takes one; not when the time is over.
     fn begin(&mut self, plan: &Plan, registry: &Registry, tally: &mut Tally) {
         self.since = Instant::now();
-        self.question = question(self.number, self.answers);
+        self.question = plan.mode.question(self.number, self.answers);
         self.sent = 0;
         self.answer.clear();
         let over = self.since >= plan.end;
-        if over || plan.mode == "short" {
+        if over || plan.mode.is_short() {
             self.connection = None;
         }
         if over {
@@ -104,7 +107,7 @@ impl Client {
     fn send(&mut self) -> io::Result<()> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         while self.sent < self.question.len() {
-            match connection.write(&self.question.as_bytes()[self.sent..]) {
+            match connection.write(&self.question[self.sent..]) {
                 Ok(length) => self.sent += length,
                 Err(error) if is_not_yet(&error) => break,
                 Err(error) => return Err(error),
@@ -114,11 +117,12 @@ impl Client {
     }
 
     /// Does what the connection allows now.
-    fn go_on(&mut self, plan: &Plan, registry: &Registry, tally: &mut Tally) {
-        match self.send().and_then(|()| self.receive(plan.mode == "short")) {
+    fn go_on(&mut self, plan: &Plan, registry: &Registry, buffer: &mut [u8], tally: &mut Tally) {
+        match self.send().and_then(|()| self.receive(plan.mode, buffer)) {
             Ok(false) => {}
             Ok(true) => {
-                tally.answer(plan, self.since, self.answer == self.question.as_bytes());
+                let right = plan.mode.is_right(&self.question, &self.answer);
+                tally.answer(plan, self.since, right);
                 self.answers += 1;
                 self.begin(plan, registry, tally);
             }
@@ -126,20 +130,20 @@ impl Client {
         }
     }
 
-    /// Receives what is there, and says whether the answer is whole: a line or, if `to_end`, all
-    /// that came before the end of the stream.
-    fn receive(&mut self, to_end: bool) -> io::Result<bool> {
+    /// Receives what is there, and says whether the answer is whole: as the mode says or, with a
+    /// connection for each question, when the stream has ended.
+    fn receive(&mut self, mode: Mode, buffer: &mut [u8]) -> io::Result<bool> {
         let Some(connection) = &mut self.connection else { return Ok(false) };
-        let mut buffer = [0; 4096];
+        let to_end = mode.is_short();
         loop {
-            match connection.read(&mut buffer) {
+            match connection.read(buffer) {
                 Ok(0) if to_end && !self.answer.is_empty() => return Ok(true),
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(length) => self.answer.extend_from_slice(&buffer[..length]),
                 Err(error) if is_not_yet(&error) => return Ok(false),
                 Err(error) => return Err(error),
             }
-            if !to_end && self.answer.ends_with(b"\n") {
+            if !to_end && mode.is_whole(&self.answer) {
                 return Ok(true);
             }
         }

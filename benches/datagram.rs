@@ -1,0 +1,45 @@
+//! `Datagram::receive` while datagrams are waiting.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, Throughput};
+use fastsocketserver::{Address, Datagram, ListenOptions};
+
+const BURST: u64 = 64;
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20)
+        .configure_from_args();
+    receive(&mut criterion);
+    criterion.final_summary();
+}
+
+fn receive(criterion: &mut Criterion) {
+    let loopback = "127.0.0.1:0".parse().expect("an address");
+    let datagram = Datagram::bind(&loopback, &ListenOptions::default()).expect("bind");
+    let Ok(Address::Inet(address)) = datagram.local_addr() else { panic!("no address") };
+    let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    client.connect(SocketAddr::from(address)).expect("connect");
+    let mut group = criterion.benchmark_group("datagram");
+    group.throughput(Throughput::Elements(BURST));
+    group.bench_function("64 of 32 bytes", |bencher| {
+        bencher.iter_batched(
+            || {
+                for _ in 0..BURST {
+                    client.send(&[b'?'; 32]).expect("send");
+                }
+            },
+            |()| {
+                for _ in 0..BURST {
+                    datagram.receive().expect("a datagram is waiting");
+                }
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
