@@ -109,22 +109,24 @@ impl<J: Send + 'static> ThreadCache<J> {
     ///
     /// # Errors
     ///
-    /// The job, and what the system reports when no thread can be started.
-    pub fn hand_over(&self, job: J, stack_size: usize) -> Result<(), (J, io::Error)> {
+    /// What the system reports when no thread can be started; the job has been dropped then.
+    pub fn hand_over(&self, job: J, stack_size: usize) -> io::Result<()> {
         let mut state = self.shared.state();
         state.stack_size = stack_size;
         state.jobs.push_back(job);
-        match self.shared.send_for_one(&mut state) {
-            Ok(()) => Ok(()),
-            Err(error) => Err((state.jobs.pop_back().expect("pushed above"), error)),
-        }
+        let sent = self.shared.send_for_one(&mut state);
+        let dropped = if sent.is_err() { state.jobs.pop_back() } else { None };
+        // Dropping it may take time, and other locks.
+        drop(state);
+        drop(dropped);
+        sent
     }
 
     /// Ends the threads that have no job, and waits until they are gone; those that have one end
     /// after it.
     pub fn close(&self) {
         // A thread that searches while jobs are queued is as good as busy: it will get one.
-        self.end(|status, jobs| !status.busy && !(status.is_searching() && jobs > 0));
+        self.end(|status, jobs| !(status.busy || status.is_searching() && jobs > 0));
     }
 
     /// Waits until all jobs are done and all threads are gone.

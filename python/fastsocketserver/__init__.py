@@ -62,6 +62,6 @@ if hasattr(socket, "AF_UNIX"):
         __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
 
 _core.declare_accepted_socket(_AcceptedSocket)
-_core.declare_defaults(BaseServer, TCPServer, UDPServer)
+_core.declare_defaults(BaseServer, TCPServer, UDPServer, ThreadingMixIn)
 publish(__name__, sys.modules[__name__])
 sys.modules[__name__].__class__ = Package

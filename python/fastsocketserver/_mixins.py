@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 
+from . import _core
 from ._servers import TCPServer, UDPServer
 
 TYPE_CHECKING = False
@@ -80,6 +81,8 @@ class ThreadingMixIn(_Server):
 
     def process_request(self, request: RequestType, client_address: AddressType) -> None:
         """Start a thread that runs `process_request_thread()`."""
+        if _core.start_request_thread(self, request, client_address):
+            return
         if self.block_on_close:
             self.__dict__.setdefault("_threads", _Threads())
         thread = threading.Thread(
@@ -93,6 +96,9 @@ class ThreadingMixIn(_Server):
         """Close the server, then wait for the request threads if `block_on_close` is true."""
         super().server_close()
         self._threads.join()
+        engine = self.__dict__.get("_engine")
+        if engine is not None:
+            engine.close_threads()
 
 
 if hasattr(os, "fork"):

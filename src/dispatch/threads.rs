@@ -25,7 +25,7 @@ impl Default for Threads {
 
 impl Dispatch for Threads {
     fn dispatch(&mut self, task: Task) -> io::Result<()> {
-        self.cache.hand_over(task, 0).map_err(|(_, error)| error)
+        self.cache.hand_over(task, 0)
     }
 
     fn close(&mut self) {

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::error::Raised;
 use super::hooks::Hooks;
-use super::interpreter::{call, duration, wait_detached};
+use super::interpreter::{call, call_method, duration, wait_detached};
 use super::socket::is_open;
+use super::threads::RequestThreads;
 use crate::event_loop::{self, Progress, Readiness, Selector, Service, Source};
 use crate::wait::{Blocking, Wait};
 use crate::waker::Waker;
@@ -27,6 +29,8 @@ pub(super) struct Engine {
     /// Why the last call of `handle_request_noblock` found no request, if that calls for a pause. An
     /// overridden `_handle_request_noblock` has no way to say so to the loop that called it.
     trouble: Mutex<Option<io::Error>>,
+    /// Threads that requests have run in, and others will.
+    threads: RequestThreads,
 }
 
 #[pymethods]
@@ -75,6 +79,11 @@ impl Engine {
         let _ = self.waker.wake();
     }
 
+    /// Ends the threads that no request runs in, and waits until they are gone.
+    fn close_threads(&self, py: Python<'_>) {
+        self.threads.close(py);
+    }
+
     /// Whether the calling thread is inside `serve`.
     fn is_serving_thread(&self) -> bool {
         self.waker.is_current_thread()
@@ -82,6 +91,23 @@ impl Engine {
 }
 
 impl Engine {
+    /// The engine of `server`, made when first needed: a server need not have run `__init__`.
+    pub(super) fn of<'py>(server: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
+        let py = server.py();
+        let name = intern!(py, "_engine");
+        let namespace = server.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
+        if let Some(engine) = namespace.get_item(name)? {
+            return Ok(engine.cast_into()?);
+        }
+        // setdefault is atomic: two threads get the same one.
+        let engine = Bound::new(py, Self::default())?;
+        Ok(call_method(&namespace, intern!(py, "setdefault"), (name, engine))?.cast_into()?)
+    }
+
+    pub(super) fn threads(&self) -> &RequestThreads {
+        &self.threads
+    }
+
     fn trouble(&self) -> MutexGuard<'_, Option<io::Error>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,6 +115,18 @@ impl Engine {
     fn take_trouble(&self) -> Option<io::Error> {
         self.trouble().take()
     }
+}
+
+/// Has `server.process_request_thread(request, client_address)` run in a cached thread; `False` where
+/// only a new `threading.Thread` will do.
+#[pyfunction]
+#[pyo3(signature = (server, request, client_address))]
+pub(super) fn start_request_thread(
+    server: &Bound<'_, PyAny>,
+    request: &Bound<'_, PyAny>,
+    client_address: &Bound<'_, PyAny>,
+) -> PyResult<bool> {
+    Engine::of(server)?.get().threads.start(server, request, client_address)
 }
 
 /// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.

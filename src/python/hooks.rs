@@ -21,6 +21,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyMappingProxy, PyString, PyTuple, PyType};
 
+use super::engine::Engine;
 use super::error::{Handling, Raised, io_error};
 use super::interpreter::{call, is_method};
 use super::socket::NativeSocket;
@@ -33,6 +34,7 @@ enum Owner {
     Base,
     Tcp,
     Udp,
+    Threading,
 }
 
 /// A hook, and the functions that it is where nobody has overridden it.
@@ -66,11 +68,14 @@ pub(super) fn declare_defaults(
     base: &Bound<'_, PyType>,
     tcp: &Bound<'_, PyType>,
     udp: &Bound<'_, PyType>,
+    threading: &Bound<'_, PyType>,
 ) -> PyResult<()> {
     let py = base.py();
+    let owners =
+        [(Owner::Base, base), (Owner::Tcp, tcp), (Owner::Udp, udp), (Owner::Threading, threading)];
     let hook = |name: &str| -> PyResult<Hook> {
         let mut functions = Vec::new();
-        for (owner, class) in [(Owner::Base, base), (Owner::Tcp, tcp), (Owner::Udp, udp)] {
+        for (owner, class) in owners {
             let namespace = class.getattr("__dict__")?.cast_into::<PyMappingProxy>()?;
             if namespace.contains(name)? {
                 functions.push((owner, namespace.get_item(name)?.unbind()));
@@ -327,12 +332,20 @@ impl<'py> Hooks<'py> {
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
         let method = self.method(&self.defaults.process_request)?;
-        if method.owner.is_none() {
-            call(&method.callable, (request, client_address))?;
-            return Ok(());
+        match method.owner {
+            Some(Owner::Threading) => {
+                let engine = Engine::of(&self.server)?;
+                if engine.get().threads().start(&self.server, request, client_address)? {
+                    return Ok(());
+                }
+            }
+            Some(_) => {
+                self.finish_request(request, client_address)?;
+                return self.shutdown_request(request);
+            }
+            None => {}
         }
-        self.finish_request(request, client_address)?;
-        self.shutdown_request(request)
+        call(&method.callable, (request, client_address)).map(drop)
     }
 
     fn finish_request(
@@ -368,7 +381,7 @@ impl<'py> Hooks<'py> {
                     _ => {}
                 }
             }
-            Some(Owner::Base | Owner::Udp) => {}
+            Some(_) => {}
         }
         self.close_request(request)
     }
@@ -381,7 +394,7 @@ impl<'py> Hooks<'py> {
                 let close = request.getattr(intern!(self.server.py(), "close"))?;
                 call(&close, ()).map(drop)
             }
-            Some(Owner::Base | Owner::Udp) => Ok(()),
+            Some(_) => Ok(()),
         }
     }
 }

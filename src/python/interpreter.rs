@@ -2,14 +2,14 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 use super::error::Raised;
 
@@ -42,6 +42,18 @@ where
     guard.disarm();
     // SAFETY: as above.
     unsafe { Bound::from_owned_ptr_or_err(py, result) }
+}
+
+/// Calls a method with positional arguments.
+pub(super) fn call_method<'py, A>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    args: A,
+) -> PyResult<Bound<'py, PyAny>>
+where
+    A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
+{
+    call(&object.getattr(name)?, args)
 }
 
 type Call = unsafe extern "C-unwind" fn(
@@ -139,12 +151,33 @@ unsafe impl Send for Turn {}
 impl Turn {
     /// Waits for the others. To be called without the lock.
     pub(super) fn take() -> Self {
-        static QUEUE: Mutex<()> = Mutex::new(());
         if !HAS_LOCK.load(Ordering::Relaxed) {
             return Self(None);
         }
-        Self(Some(QUEUE.lock().unwrap_or_else(PoisonError::into_inner)))
+        // SAFETY: it points to `FIRST_QUEUE`, or to one that is never freed.
+        let queue: &'static Mutex<()> = unsafe { &*QUEUE.load(Ordering::Relaxed) };
+        Self(Some(queue.lock().unwrap_or_else(PoisonError::into_inner)))
     }
+}
+
+static FIRST_QUEUE: Mutex<()> = Mutex::new(());
+
+/// The threads that want the lock back. In a forked child it is another one: this one may be held by
+/// a thread that the child does not have.
+static QUEUE: AtomicPtr<Mutex<()>> = AtomicPtr::new((&raw const FIRST_QUEUE).cast_mut());
+
+/// How often this process and those before it were forked.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Something that differs from what it was before a fork, in the child.
+pub(super) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Begins anew, in a forked child.
+pub(super) fn next_generation() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    QUEUE.store(Box::leak(Box::default()), Ordering::Relaxed);
 }
 
 /// Whether there is an interpreter lock at all.

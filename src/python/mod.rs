@@ -16,6 +16,8 @@ mod program;
 mod reader;
 mod request;
 mod socket;
+mod thread_state;
+mod threads;
 mod writer;
 
 use pyo3::prelude::*;
@@ -27,7 +29,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::engine::{Engine, wait_readable};
+    use super::engine::{Engine, start_request_thread, wait_readable};
     #[pymodule_export]
     use super::file::SocketFile;
     #[pymodule_export]
@@ -40,6 +42,10 @@ mod _core {
     use super::request::{method, recv, recv_into, send, sendall};
     #[pymodule_export]
     use super::socket::declare_accepted_socket;
+    #[pymodule_export]
+    use super::threads::{
+        RequestHandle, forget_threads, retire_idle_threads, stop_caching_threads,
+    };
     #[pymodule_export]
     use super::writer::{Writer, open_writer};
 

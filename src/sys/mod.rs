@@ -3,6 +3,7 @@
 //! - [`wait_readable`], [`wait_writable`]: wait for one descriptor without a poll object;
 //! - [`Nonblocking`]: make calls on a blocking descriptor not block for a while;
 //! - [`receive`], [`send`]: one call on a connected descriptor, which may block or not ([`Flow`]);
+//! - [`SignalMask`], [`default_stack_size`], [`exit`]: what Python's threads are like here;
 //! - [`receive_from`]: take a datagram without waiting;
 //! - [`PEER_ERRNOS`], [`CAPACITY_ERRNOS`]: how `accept` fails here;
 //! - [`fork`], [`exit_now`], [`wait_for_child`]: processes, where the platform has `fork`.

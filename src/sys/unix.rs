@@ -143,6 +143,7 @@ pub(crate) fn receive_from(
     Ok((length, flags.is_truncated(), address))
 }
 
+#[cfg(feature = "python")]
 /// Whether a call may block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
@@ -152,6 +153,7 @@ pub(crate) enum Flow {
     Wait,
 }
 
+#[cfg(feature = "python")]
 impl Flow {
     fn flags(self) -> libc::c_int {
         match self {
@@ -161,6 +163,7 @@ impl Flow {
     }
 }
 
+#[cfg(feature = "python")]
 /// Receives into `buffer`; 0 is the end of the stream. The number need not be an open descriptor.
 ///
 /// # Errors
@@ -172,6 +175,7 @@ pub(crate) fn receive(fd: RawFd, buffer: &mut [u8], flow: Flow) -> io::Result<us
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
 }
 
+#[cfg(feature = "python")]
 /// Sends from `data`, without `SIGPIPE` where the platform can do without. The number need not be an
 /// open descriptor.
 ///
@@ -201,6 +205,76 @@ pub(crate) fn fork() -> io::Result<Option<i32>> {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
         pid => Ok(Some(pid)),
+    }
+}
+
+/// Ends this process as the end of its last thread does.
+#[cfg(feature = "python")]
+pub(crate) fn exit(status: i32) -> ! {
+    // SAFETY: `exit` takes any status and does not return.
+    unsafe { libc::exit(status) }
+}
+
+/// The signals that a thread does not receive; those that it starts begin with the same.
+#[cfg(feature = "python")]
+#[derive(Clone, Copy)]
+pub(crate) struct SignalMask(libc::sigset_t);
+
+#[cfg(feature = "python")]
+impl std::fmt::Debug for SignalMask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SignalMask").finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "python")]
+impl SignalMask {
+    /// That of the calling thread.
+    pub(crate) fn current() -> Self {
+        let mut mask = MaybeUninit::uninit();
+        // SAFETY: without a new mask, the call only writes the present one; it cannot fail then.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), mask.as_mut_ptr());
+            Self(mask.assume_init())
+        }
+    }
+
+    /// Every signal that can be blocked.
+    pub(crate) fn all() -> Self {
+        let mut mask = MaybeUninit::uninit();
+        // SAFETY: the call fills the set.
+        unsafe {
+            libc::sigfillset(mask.as_mut_ptr());
+            Self(mask.assume_init())
+        }
+    }
+
+    /// Makes it the calling thread's.
+    pub(crate) fn set(&self) {
+        // SAFETY: the set is valid; the call writes nothing.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut())
+        };
+    }
+}
+
+/// Bytes of stack that the C library gives a thread if it is not told otherwise.
+#[cfg(feature = "python")]
+pub(crate) fn default_stack_size() -> usize {
+    // Python's own choice there; the system's 512 KiB are not enough for it.
+    #[cfg(target_vendor = "apple")]
+    return 16 << 20;
+    #[cfg(not(target_vendor = "apple"))]
+    {
+        let mut attributes = MaybeUninit::uninit();
+        let mut size = 0;
+        // SAFETY: the first call fills the attributes, the second reads them, the third frees them.
+        unsafe {
+            libc::pthread_attr_init(attributes.as_mut_ptr());
+            libc::pthread_attr_getstacksize(attributes.as_ptr(), &raw mut size);
+            libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        }
+        size
     }
 }
 
