@@ -130,7 +130,7 @@ WRITES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@every_bufsize
+@pytest.mark.parametrize("wbufsize", [0, 1, 16, -1])
 @pytest.mark.parametrize("steps", WRITES.values(), ids=WRITES.keys())
 def test_writes_arrive_as_with_plain_files(
     ss: Variant, steps: tuple[Any, ...], wbufsize: int
