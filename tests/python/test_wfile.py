@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import copy
 import csv
-import gc
 import io
 import json
 import pickle
@@ -130,7 +129,7 @@ WRITES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("wbufsize", [0, 1, 16, -1])
+@pytest.mark.parametrize("wbufsize", [0, 16, -1])
 @pytest.mark.parametrize("steps", WRITES.values(), ids=WRITES.keys())
 def test_writes_arrive_as_with_plain_files(
     ss: Variant, steps: tuple[Any, ...], wbufsize: int
@@ -208,7 +207,7 @@ def test_two_threads_write_whole_pieces(ss: Variant) -> None:
         handler.wfile.flush()
         return arrived(handler)
 
-    received = handled(ss, act, wbufsize=8192)
+    received = handled(ss, act, wbufsize=100)
     assert sorted(received.splitlines()) == [b"aaaaaaa"] * 500 + [b"bbbbbbb"] * 500
 
 
@@ -230,7 +229,7 @@ WRONG: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("wbufsize", [0, 16, -1])
+@pytest.mark.parametrize("wbufsize", [0, -1])
 @pytest.mark.parametrize("step", WRONG.values(), ids=WRONG.keys())
 def test_wrong_argument_is_refused_alike(ss: Variant, step: Any, wbufsize: int) -> None:
     act = wfile(("write", b"a"), step, ("write", b"b"), ("flush",), arrived)
@@ -315,7 +314,6 @@ def test_file_is_freed_with_its_last_reference_and_sends_what_it_holds(
         handler.wfile.write(b"held")
         reference = weakref.ref(handler.wfile)
         handler.wfile = io.BytesIO()
-        gc.collect()
         return reference() is None, arrived(handler)
 
     assert handled(ss, act, wbufsize=wbufsize) == (True, b"held")
