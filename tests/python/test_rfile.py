@@ -34,7 +34,7 @@ from peers import (
 from probes import Call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from variants import Variant
 
@@ -883,13 +883,29 @@ def test_second_reader_waits_for_the_first(ss: Variant) -> None:
 
 
 @pytest.fixture
-def interrupting() -> Any:
-    """Return a function that has a signal of the main thread run another function."""
+def interrupting() -> Iterator[Any]:
+    """Return a function that has a signal of the main thread run another function, once.
+
+    The signal is repeated until then: one that comes in the moment before a system call does
+    not interrupt it.
+    """
     before = signal.getsignal(signal.SIGUSR1)
 
     def interrupt_with(function: Callable[[], None]) -> Callable[[], None]:
-        signal.signal(signal.SIGUSR1, lambda *_: function())
-        return lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        ran = []
+
+        def run(*_: Any) -> None:
+            if not ran:
+                ran.append(True)
+                function()
+
+        def send() -> None:
+            while not ran:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+                time.sleep(0.002)
+
+        signal.signal(signal.SIGUSR1, run)
+        return send
 
     yield interrupt_with
     signal.signal(signal.SIGUSR1, before)
