@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyTimeoutError;
@@ -30,13 +31,27 @@ impl Connection<'_, '_> {
     /// # Errors
     ///
     /// `TimeoutError` after the socket's timeout, and what `recv(2)` reports.
-    pub(super) fn receive(self, buffer: &mut [u8]) -> Result<Option<usize>, Raised> {
-        let large = buffer.len() >= LARGE;
-        self.transfer(
-            large,
+    ///
+    /// `habit` is that of the connection; see there.
+    pub(super) fn receive(self, buffer: &mut [u8], habit: &Habit) -> Result<Option<usize>, Raised> {
+        let room = buffer.len();
+        let try_first = room < LARGE && !habit.0.load(Ordering::Relaxed);
+        if try_first {
+            match sys::receive(self.fileno()?, buffer, Flow::Try) {
+                Err(error) if is_not_yet(&error) => habit.0.store(true, Ordering::Relaxed),
+                outcome => return Ok(Some(outcome?)),
+            }
+        }
+        let received = self.wait_and(
+            self.deadline()?,
+            !try_first,
             |fd, flow| sys::receive(fd, buffer, flow),
             |fd, limit| Blocking.readable(fd, limit),
-        )
+        )?;
+        if received == Some(room) {
+            habit.0.store(false, Ordering::Relaxed);
+        }
+        Ok(received)
     }
 
     /// Sends from `data`: how many bytes; `None` where the socket does not block and there is no room.
@@ -78,38 +93,30 @@ impl Connection<'_, '_> {
     fn send_until(self, data: &[u8], deadline: Deadline) -> Result<Option<usize>, Raised> {
         // A signal makes a call that has sent a part of its bytes return, not fail.
         self.0.py().check_signals()?;
-        self.transfer_until(
-            data.len() >= LARGE,
-            || Ok(deadline),
+        let try_first = data.len() < LARGE;
+        if try_first {
+            match sys::send(self.fileno()?, data, Flow::Try) {
+                Err(error) if is_not_yet(&error) => {}
+                outcome => return Ok(Some(outcome?)),
+            }
+        }
+        self.wait_and(
+            deadline,
+            !try_first,
             |fd, flow| sys::send(fd, data, flow),
             |fd, limit| Blocking.writable(fd, limit),
         )
     }
 
-    fn transfer(
+    /// Makes `call` without the lock, when `wait` says that it would not block; at once too if it is
+    /// `untried`.
+    fn wait_and(
         self,
-        large: bool,
-        call: impl FnMut(RawFd, Flow) -> io::Result<usize> + Send,
-        wait: impl Fn(RawFd, Option<Duration>) -> io::Result<bool> + Send + Sync,
-    ) -> Result<Option<usize>, Raised> {
-        self.transfer_until(large, || self.deadline(), call, wait)
-    }
-
-    /// Makes `call` without waiting; where that would block, waits without the lock.
-    fn transfer_until(
-        self,
-        large: bool,
-        deadline: impl FnOnce() -> PyResult<Deadline>,
+        deadline: Deadline,
+        untried: bool,
         mut call: impl FnMut(RawFd, Flow) -> io::Result<usize> + Send,
         wait: impl Fn(RawFd, Option<Duration>) -> io::Result<bool> + Send + Sync,
     ) -> Result<Option<usize>, Raised> {
-        if !large {
-            match call(self.fileno()?, Flow::Try) {
-                Err(error) if is_not_yet(&error) => {}
-                outcome => return Ok(Some(outcome?)),
-            }
-        }
-        let deadline = deadline()?;
         loop {
             let fd = self.fileno()?;
             let outcome = wait_in_turn(self.0.py(), || match deadline {
@@ -117,13 +124,13 @@ impl Connection<'_, '_> {
                 // The call itself waits: one system call less.
                 Deadline::Never => call(fd, Flow::Wait),
                 Deadline::At(end) => {
-                    let left = end.saturating_duration_since(Instant::now());
-                    if large && !left.is_zero() {
+                    if untried {
                         match call(fd, Flow::Try) {
                             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                             outcome => return outcome,
                         }
                     }
+                    let left = end.saturating_duration_since(Instant::now());
                     if wait(fd, Some(left))? {
                         call(fd, Flow::Try)
                     } else {
@@ -167,6 +174,13 @@ impl Connection<'_, '_> {
         })
     }
 }
+
+/// Whether the last try to receive from a connection found nothing.
+///
+/// A client that waits for each answer has sent nothing yet when it is asked for more; there, trying
+/// first is a system call in vain. Who fills the whole buffer may have sent more.
+#[derive(Debug, Default)]
+pub(super) struct Habit(AtomicBool);
 
 /// Until when a call may block.
 #[derive(Clone, Copy, Debug)]

@@ -18,6 +18,8 @@ struct State<T> {
     /// `None` while it is lent.
     value: Option<T>,
     borrower: Option<ThreadId>,
+    /// How many threads wait for it; waking nobody would still be a system call.
+    waiting: usize,
 }
 
 /// The value, until this is dropped.
@@ -29,7 +31,7 @@ pub(super) struct Lent<'a, T> {
 
 impl<T: Send> Exclusive<T> {
     pub(super) fn new(value: T) -> Self {
-        let state = Mutex::new(State { value: Some(value), borrower: None });
+        let state = Mutex::new(State { value: Some(value), borrower: None, waiting: 0 });
         Self { state, returned: Condvar::new() }
     }
 
@@ -50,8 +52,11 @@ impl<T: Send> Exclusive<T> {
             }
             drop(state);
             py.detach(|| {
+                let mut state = self.state();
+                state.waiting += 1;
                 let lent = |state: &mut State<T>| state.value.is_none();
-                drop(self.returned.wait_while(self.state(), lent));
+                let waited = self.returned.wait_while(state, lent);
+                waited.unwrap_or_else(PoisonError::into_inner).waiting -= 1;
             });
         }
     }
@@ -85,7 +90,10 @@ impl<T> Drop for Lent<'_, T> {
         let mut state = self.owner.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.value = self.value.take();
         state.borrower = None;
+        let is_wanted = state.waiting > 0;
         drop(state);
-        self.owner.returned.notify_one();
+        if is_wanted {
+            self.owner.returned.notify_one();
+        }
     }
 }

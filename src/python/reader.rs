@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::buffer::{View, filled};
-use super::connection::Connection;
+use super::connection::{Connection, Habit};
 use super::error::Raised;
 use super::exclusive::{Exclusive, Lent};
 use super::file::{SocketFile, makefile, native_size, unsupported};
@@ -20,6 +20,7 @@ pub(super) struct Reader {
     buffer: Exclusive<ReadBuffer>,
     /// After a timeout some bytes may be lost, so that nothing more is read.
     timed_out: AtomicBool,
+    habit: Habit,
     size: usize,
 }
 
@@ -36,7 +37,8 @@ pub(super) fn open_reader<'py>(
     };
     let file = SocketFile::open(socket, "rb")?;
     let buffer = Exclusive::new(ReadBuffer::new(size));
-    let reader = Reader { buffer, timed_out: AtomicBool::new(false), size };
+    let reader =
+        Reader { buffer, timed_out: AtomicBool::new(false), habit: Habit::default(), size };
     Ok(Bound::new(py, PyClassInitializer::from(file).add_subclass(reader))?.into_any())
 }
 
@@ -49,18 +51,18 @@ struct Reading<'a, 'py> {
 #[derive(Clone, Copy)]
 struct Source<'a, 'py> {
     connection: Connection<'a, 'py>,
-    timed_out: &'a AtomicBool,
+    reader: &'a Reader,
 }
 
 impl Source<'_, '_> {
     fn receive(self, buffer: &mut [u8]) -> Result<Option<usize>, Raised> {
-        if self.timed_out.load(Ordering::Relaxed) {
+        if self.reader.timed_out.load(Ordering::Relaxed) {
             return Err(PyOSError::new_err("cannot read from timed out object").into());
         }
-        let outcome = self.connection.receive(buffer);
+        let outcome = self.connection.receive(buffer, &self.reader.habit);
         if let Err(Raised::Python(error)) = &outcome {
             if error.is_instance_of::<PyTimeoutError>(self.connection.0.py()) {
-                self.timed_out.store(true, Ordering::Relaxed);
+                self.reader.timed_out.store(true, Ordering::Relaxed);
             }
         }
         outcome
@@ -73,7 +75,7 @@ impl Reader {
         file.check_open(method)?;
         let buffer = reader.buffer.borrow(py, method)?;
         let connection = Connection(file.socket(py));
-        Ok(Reading { buffer, source: Source { connection, timed_out: &reader.timed_out } })
+        Ok(Reading { buffer, source: Source { connection, reader } })
     }
 
     fn line<'py>(slf: &Bound<'py, Self>, limit: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {

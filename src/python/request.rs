@@ -9,7 +9,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
 use super::buffer::{View, filled};
-use super::connection::Connection;
+use super::connection::{Connection, Habit};
 use super::error::Raised;
 use super::interpreter::call;
 
@@ -44,7 +44,7 @@ pub(super) fn recv<'py>(
     let size = usize::try_from(bufsize)
         .map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
     let bytes: Option<Bound<'py, PyBytes>> =
-        filled(socket.py(), size, |target| Connection(socket).receive(target))?;
+        filled(socket.py(), size, |target| Connection(socket).receive(target, &Habit::default()))?;
     Ok(bytes.ok_or_else(would_block)?.into_any())
 }
 
@@ -70,7 +70,9 @@ pub(super) fn recv_into<'py>(
         return Err(PyValueError::new_err("buffer too small for requested bytes"));
     }
     let size = if size == 0 { target.len() } else { size };
-    let length = Connection(socket).receive(&mut target[..size])?.ok_or_else(would_block)?;
+    let length = Connection(socket)
+        .receive(&mut target[..size], &Habit::default())?
+        .ok_or_else(would_block)?;
     Ok(length.into_pyobject(py)?.into_any())
 }
 
