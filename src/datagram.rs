@@ -53,7 +53,7 @@ impl Datagram {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when none is waiting; otherwise what `recvmsg(2)` reports.
+    /// `WouldBlock` when none is waiting; otherwise what `recvfrom(2)` reports.
     pub fn receive(&self) -> io::Result<Packet> {
         receive(self.socket.as_fd(), &mut vec![0; self.max_packet_size])
     }
@@ -89,8 +89,17 @@ impl AsRawFd for Datagram {
 /// At most as many bytes as `buffer` has are taken; the rest of a longer datagram is lost, and
 /// [`Packet::truncated`] says so.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Packet> {
+    let (length, truncated, peer) = receive_into(socket, buffer)?;
+    Ok(Packet { data: buffer[..length].to_vec(), truncated, peer })
+}
+
+/// As [`receive`]: how many bytes are in `buffer` now, whether there were more, and the sender.
+pub(crate) fn receive_into(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, bool, Option<Address>)> {
     let (length, truncated, address) = sys::receive_from(socket, buffer)?;
     // An unbound Unix socket has an address of length 0, which has no family.
     let peer = if address.len() == 0 { None } else { Address::from_sockaddr(&address) };
-    Ok(Packet { data: buffer[..length].to_vec(), truncated, peer })
+    Ok((length, truncated, peer))
 }

@@ -15,13 +15,13 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::process;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::error::AcceptFailure;
+use crate::sys;
 use crate::waker::{Attachment, Waker};
 
 const LISTENER: Token = Token(0);
@@ -150,7 +150,8 @@ pub fn run<S: Service>(
     let mut readable = false;
     let mut backoff = Backoff::default();
     while let Some(source) = service.source()? {
-        if service.stopping()? {
+        // Asked once more below; there is no wait in between while more is known to be there.
+        if !readable && service.stopping()? {
             break;
         }
         let selector = match own_selector(&mut slot, waker) {
@@ -214,7 +215,7 @@ fn own_selector<'slot, 'waker>(
     slot: &'slot mut Option<(Selector, Attachment<'waker>)>,
     waker: &'waker Waker,
 ) -> io::Result<&'slot mut Selector> {
-    let own = slot.take().filter(|(selector, _)| selector.process == process::id());
+    let own = slot.take().filter(|(selector, _)| selector.generation == sys::generation());
     let (selector, _) = slot.insert(match own {
         Some(own) => own,
         None => Selector::attached_to(waker)?,
@@ -235,15 +236,19 @@ pub struct Selector {
     poll: Poll,
     events: Events,
     watched: Option<Source>,
-    process: u32,
+    generation: u32,
 }
 
 impl Selector {
     fn attached_to(waker: &Waker) -> io::Result<(Self, Attachment<'_>)> {
         let poll = Poll::new()?;
         let attachment = waker.attach(mio::Waker::new(poll.registry(), WAKER)?);
-        let selector =
-            Self { poll, events: Events::with_capacity(8), watched: None, process: process::id() };
+        let selector = Self {
+            poll,
+            events: Events::with_capacity(8),
+            watched: None,
+            generation: sys::generation(),
+        };
         Ok((selector, attachment))
     }
 

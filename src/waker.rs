@@ -1,9 +1,10 @@
 //! The far end of a loop.
 
 use std::io;
-use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
+
+use crate::sys;
 
 /// Wakes whichever loops of one server are running, from any thread.
 ///
@@ -18,7 +19,7 @@ pub struct Waker {
 struct Attached {
     thread: ThreadId,
     /// A forked child inherits this entry, but not the loop, and waking would reach the parent's.
-    process: u32,
+    generation: u32,
     waker: mio::Waker,
 }
 
@@ -31,7 +32,7 @@ impl Waker {
     pub fn wake(&self) -> io::Result<()> {
         self.loops()
             .iter()
-            .filter(|attached| attached.process == process::id())
+            .filter(|attached| attached.generation == sys::generation())
             .try_for_each(|attached| attached.waker.wake())
     }
 
@@ -44,8 +45,11 @@ impl Waker {
 
     /// Makes `waker` part of this until the returned value is dropped.
     pub(crate) fn attach(&self, waker: mio::Waker) -> Attachment<'_> {
-        let attached =
-            Arc::new(Attached { thread: thread::current().id(), process: process::id(), waker });
+        let attached = Arc::new(Attached {
+            thread: thread::current().id(),
+            generation: sys::generation(),
+            waker,
+        });
         self.loops().push(Arc::clone(&attached));
         Attachment { waker: self, attached }
     }

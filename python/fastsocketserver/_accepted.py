@@ -22,6 +22,7 @@ class AcceptedSocket(socket.socket):
 
     __slots__ = ()
 
+    close = _core.method(_core.close)
     recv = _core.method(_core.recv)
     recv_into = _core.method(_core.recv_into)
     send = _core.method(_core.send)

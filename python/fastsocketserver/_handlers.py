@@ -117,10 +117,7 @@ class _SocketWriter(BufferedIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, b: Buffer) -> int:
-        self._sock.sendall(b)
-        with memoryview(b) as view:
-            return view.nbytes
+    write = _core.method(_core.write_all)
 
     def fileno(self) -> int:
         fileno: int = self._sock.fileno()

@@ -6,8 +6,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::interpreter::call;
-use super::socket::is_plain;
+use super::interpreter::{call, call_method};
+use super::socket::{self, is_plain};
 
 /// A file over a plain socket, whose `makefile` would have made one with the same `mode`.
 ///
@@ -65,11 +65,10 @@ impl SocketFile {
             return Ok(());
         }
         *self.condition() = Condition::Closed;
-        let release = match self.raw.get() {
-            Some(raw) => raw.bind(py).getattr(intern!(py, "close"))?,
-            None => self.socket.bind(py).getattr(intern!(py, "_decref_socketios"))?,
-        };
-        call(&release, ()).map(drop)
+        match self.raw.get() {
+            Some(raw) => call_method(raw.bind(py), intern!(py, "close"), ()).map(drop),
+            None => socket::close_file(self.socket.bind(py)),
+        }
     }
 
     /// Gives the unbuffered file away; this one is of no use any more.

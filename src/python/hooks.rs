@@ -15,6 +15,8 @@
 //! A hook that nobody has overridden need not be called where this knows what it does. This is the
 //! only place that knows which those are.
 
+use std::ptr;
+
 use pyo3::exceptions::{PyException, PyOSError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -23,7 +25,7 @@ use pyo3::types::{PyMappingProxy, PyString, PyTuple, PyType};
 
 use super::engine::Engine;
 use super::error::{Handling, Raised, io_error};
-use super::interpreter::{call, is_method};
+use super::interpreter::{call, class_attribute, is_method};
 use super::socket::NativeSocket;
 use crate::error::AcceptFailure;
 use crate::event_loop::Progress;
@@ -100,10 +102,11 @@ pub(super) fn declare_defaults(
 
 /// A hook as one server has it now.
 #[derive(Debug)]
-struct Method<'py> {
-    /// `None` when it is overridden, on the class or on the instance.
-    owner: Option<Owner>,
-    callable: Bound<'py, PyAny>,
+enum Method<'py> {
+    /// Nobody has overridden what the package's class defines.
+    Own(Owner),
+    /// It is overridden, on the class or on the instance.
+    Other(Bound<'py, PyAny>),
 }
 
 /// What has come of asking for a request.
@@ -146,13 +149,13 @@ impl<'py> Hooks<'py> {
     ///
     /// Unless it is `certain` that there is one, no hook is asked for it, for that might wait.
     pub(super) fn take(&mut self, certain: bool) -> Result<Progress, Raised> {
-        let method = self.method(&self.defaults.handle_request_noblock)?;
-        if method.owner.is_some() {
-            let taken = self.get_request(certain)?;
-            return self.handle(taken);
-        }
-        if certain {
-            call(&method.callable, ())?;
+        match self.method(&self.defaults.handle_request_noblock)? {
+            Method::Own(_) => {
+                let taken = self.get_request(certain)?;
+                return self.handle(taken);
+            }
+            Method::Other(handle_request) if certain => drop(call(&handle_request, ())?),
+            Method::Other(_) => {}
         }
         Ok(Progress::Unknown)
     }
@@ -164,8 +167,7 @@ impl<'py> Hooks<'py> {
     pub(super) fn handle_request_noblock(&mut self) -> Result<Progress, Raised> {
         let mut taken = self.get_request(true)?;
         if let Taken::Nothing(Progress::Empty) = taken {
-            let method = self.method(&self.defaults.get_request)?;
-            taken = self.ask_for_request(&method.callable)?;
+            taken = self.ask_for_request(&self.callable(&self.defaults.get_request)?)?;
         }
         self.handle(taken)
     }
@@ -185,9 +187,8 @@ impl<'py> Hooks<'py> {
 
     /// The descriptor that the server waits on, and its socket unless `fileno` is overridden.
     pub(super) fn fileno(&self) -> PyResult<(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
-        let method = self.method(&self.defaults.fileno)?;
-        if method.owner.is_none() {
-            return Ok((call(&method.callable, ())?, None));
+        if let Method::Other(fileno) = self.method(&self.defaults.fileno)? {
+            return Ok((call(&fileno, ())?, None));
         }
         let py = self.server.py();
         let socket = self.server.getattr(intern!(py, "socket"))?;
@@ -196,29 +197,41 @@ impl<'py> Hooks<'py> {
     }
 
     pub(super) fn service_actions(&self) -> PyResult<()> {
-        let method = self.method(&self.defaults.service_actions)?;
-        if method.owner.is_none() {
-            call(&method.callable, ())?;
+        if let Method::Other(service_actions) = self.method(&self.defaults.service_actions)? {
+            call(&service_actions, ())?;
         }
         Ok(())
     }
 
     fn method(&self, hook: &'py Hook) -> PyResult<Method<'py>> {
         let py = self.server.py();
-        let callable = self.server.getattr(hook.name.bind(py))?;
-        let original =
+        let found = class_attribute(&self.server, hook.name.bind(py));
+        let own = hook.functions.iter().find(|(_, own)| ptr::eq(own.as_ptr(), found));
+        if let Some(&(owner, _)) = own {
+            return Ok(Method::Own(owner));
+        }
+        let callable = self.callable(hook)?;
+        let own =
             hook.functions.iter().find(|(_, own)| is_method(&callable, &self.server, own.bind(py)));
-        Ok(Method { owner: original.map(|&(owner, _)| owner), callable })
+        Ok(own.map_or(Method::Other(callable), |&(owner, _)| Method::Own(owner)))
+    }
+
+    fn callable(&self, hook: &'py Hook) -> PyResult<Bound<'py, PyAny>> {
+        self.server.getattr(hook.name.bind(self.server.py()))
     }
 
     fn get_request(&mut self, certain: bool) -> Result<Taken<'py>, Raised> {
         let py = self.server.py();
-        let method = self.method(&self.defaults.get_request)?;
-        let native = match method.owner {
-            Some(Owner::Tcp) if self.find_native_socket()? => self.accept(),
-            Some(Owner::Udp) if self.find_native_socket()? && self.find_buffer()? => self.receive(),
-            _ if certain => return self.ask_for_request(&method.callable),
-            _ => return Ok(Taken::Nothing(Progress::Unknown)),
+        let native = match self.method(&self.defaults.get_request)? {
+            Method::Own(Owner::Tcp) if self.find_native_socket()? => self.accept(),
+            Method::Own(Owner::Udp) if self.find_native_socket()? && self.find_buffer()? => {
+                self.receive()
+            }
+            _ if !certain => return Ok(Taken::Nothing(Progress::Unknown)),
+            Method::Other(get_request) => return self.ask_for_request(&get_request),
+            Method::Own(_) => {
+                return self.ask_for_request(&self.callable(&self.defaults.get_request)?);
+            }
         };
         match native {
             Ok((request, client_address)) => {
@@ -290,11 +303,10 @@ impl<'py> Hooks<'py> {
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<bool> {
-        let method = self.method(&self.defaults.verify_request)?;
-        if method.owner.is_some() {
-            return Ok(true);
+        match self.method(&self.defaults.verify_request)? {
+            Method::Own(_) => Ok(true),
+            Method::Other(verify) => call(&verify, (request, client_address))?.is_truthy(),
         }
-        call(&method.callable, (request, client_address))?.is_truthy()
     }
 
     /// `process_request`, and what is owed when it raises.
@@ -331,21 +343,21 @@ impl<'py> Hooks<'py> {
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
-        let method = self.method(&self.defaults.process_request)?;
-        match method.owner {
-            Some(Owner::Threading) => {
+        let process = match self.method(&self.defaults.process_request)? {
+            Method::Own(Owner::Threading) => {
                 let engine = Engine::of(&self.server)?;
                 if engine.get().threads().start(&self.server, request, client_address)? {
                     return Ok(());
                 }
+                self.callable(&self.defaults.process_request)?
             }
-            Some(_) => {
+            Method::Own(_) => {
                 self.finish_request(request, client_address)?;
                 return self.shutdown_request(request);
             }
-            None => {}
-        }
-        call(&method.callable, (request, client_address)).map(drop)
+            Method::Other(process) => process,
+        };
+        call(&process, (request, client_address)).map(drop)
     }
 
     fn finish_request(
@@ -354,25 +366,21 @@ impl<'py> Hooks<'py> {
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
         let py = self.server.py();
-        let method = self.method(&self.defaults.finish_request)?;
-        if method.owner.is_none() {
-            call(&method.callable, (request, client_address))?;
-        } else {
-            let class = self.server.getattr(intern!(py, "RequestHandlerClass"))?;
-            call(&class, (request, client_address, &self.server))?;
-        }
-        Ok(())
+        let finished = match self.method(&self.defaults.finish_request)? {
+            Method::Own(_) => {
+                let class = self.server.getattr(intern!(py, "RequestHandlerClass"))?;
+                call(&class, (request, client_address, &self.server))
+            }
+            Method::Other(finish) => call(&finish, (request, client_address)),
+        };
+        finished.map(drop)
     }
 
     fn shutdown_request(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
         let py = self.server.py();
-        let method = self.method(&self.defaults.shutdown_request)?;
-        match method.owner {
-            None => {
-                call(&method.callable, (request,))?;
-                return Ok(());
-            }
-            Some(Owner::Tcp) => {
+        match self.method(&self.defaults.shutdown_request)? {
+            Method::Other(shutdown) => return call(&shutdown, (request,)).map(drop),
+            Method::Own(Owner::Tcp) => {
                 const SHUT_WR: i32 = 1;
                 let shutdown = request.getattr(intern!(py, "shutdown"))?;
                 match call(&shutdown, (SHUT_WR,)) {
@@ -381,20 +389,19 @@ impl<'py> Hooks<'py> {
                     _ => {}
                 }
             }
-            Some(_) => {}
+            Method::Own(_) => {}
         }
         self.close_request(request)
     }
 
     fn close_request(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
-        let method = self.method(&self.defaults.close_request)?;
-        match method.owner {
-            None => call(&method.callable, (request,)).map(drop),
-            Some(Owner::Tcp) => {
+        match self.method(&self.defaults.close_request)? {
+            Method::Other(close) => call(&close, (request,)).map(drop),
+            Method::Own(Owner::Tcp) => {
                 let close = request.getattr(intern!(self.server.py(), "close"))?;
                 call(&close, ()).map(drop)
             }
-            Some(_) => Ok(()),
+            Method::Own(_) => Ok(()),
         }
     }
 }

@@ -39,7 +39,7 @@ mod _core {
     #[pymodule_export]
     use super::reader::{Reader, open_reader};
     #[pymodule_export]
-    use super::request::{method, recv, recv_into, send, sendall};
+    use super::request::{close, method, recv, recv_into, send, sendall, write_all};
     #[pymodule_export]
     use super::socket::declare_accepted_socket;
     #[pymodule_export]

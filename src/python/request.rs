@@ -1,9 +1,10 @@
-//! The methods of an accepted socket that try before they let other threads run.
-
+//! The methods of an accepted socket, and of the unbuffered file over one, that try before they let
+//! other threads run.
 #![allow(unsafe_code)]
 
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
@@ -11,7 +12,8 @@ use pyo3::types::PyBytes;
 use super::buffer::{View, filled};
 use super::connection::{Connection, Habit};
 use super::error::Raised;
-use super::interpreter::call;
+use super::interpreter::{call, call_method};
+use super::socket;
 
 /// Makes a method of `function`: as an attribute of a class it is given the object first, which
 /// functions of an extension module are not by themselves.
@@ -107,6 +109,28 @@ pub(super) fn sendall<'py>(
     }
     let view = View::of(data)?;
     if Connection(socket).send_all(view.bytes())? { Ok(()) } else { Err(would_block().into()) }
+}
+
+/// `socket.close`.
+#[pyfunction]
+#[pyo3(signature = (socket, /))]
+pub(super) fn close(socket: &Bound<'_, PyAny>) -> PyResult<()> {
+    socket::close(socket)
+}
+
+/// `_SocketWriter.write`: sends all of `b` by the writer's `_sock`; returns how many bytes.
+#[pyfunction]
+#[pyo3(signature = (writer, b), text_signature = "(self, b)")]
+pub(super) fn write_all(writer: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let py = writer.py();
+    let socket = writer.getattr(intern!(py, "_sock"))?;
+    if !socket::is_plain(&socket)? {
+        call_method(&socket, intern!(py, "sendall"), (b,))?;
+        return Ok(View::of(b)?.bytes().len());
+    }
+    let view = View::of(b)?;
+    let bytes = view.bytes();
+    if Connection(&socket).send_all(bytes)? { Ok(bytes.len()) } else { Err(would_block().into()) }
 }
 
 /// The interpreter's own method, for what the functions here do not do.

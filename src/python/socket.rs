@@ -1,13 +1,15 @@
 //! Descriptors and `socket.socket` objects.
 #![allow(unsafe_code)]
 
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyModule, PyType};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 use super::address;
 use super::error::Raised;
@@ -27,6 +29,19 @@ pub(super) struct NativeSocket<'py> {
     family: i32,
     kind: i32,
     proto: i32,
+    /// Whether accepted sockets have `TCP_NODELAY` from the listener.
+    nodelay: Cell<Inherited>,
+    addresses: RefCell<address::Writer>,
+}
+
+/// Linux gives a connection the listener's options when it is established: a system call less for
+/// each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inherited {
+    No,
+    /// The listener has been told; connections that are waiting may be older than that.
+    Later,
+    Yes,
 }
 
 impl<'py> NativeSocket<'py> {
@@ -47,7 +62,9 @@ impl<'py> NativeSocket<'py> {
         }
         let kind = number(intern!(py, "type"))?;
         let proto = number(intern!(py, "proto"))?;
-        Ok(Some(Self { object: object.clone(), class, family, kind, proto }))
+        let nodelay = Cell::new(Inherited::No);
+        let addresses = RefCell::default();
+        Ok(Some(Self { object: object.clone(), class, family, kind, proto, nodelay, addresses }))
     }
 
     /// Whether this stands for `object`.
@@ -68,13 +85,31 @@ impl<'py> NativeSocket<'py> {
         nodelay: bool,
     ) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
         let py = self.object.py();
-        let (socket, address) = listener::accept(self.fd()?)?;
-        if nodelay && self.family != libc::AF_UNIX {
-            // The peer may be gone already, and not every protocol of the family has it.
-            let _ = socket.set_tcp_nodelay(true);
+        let listener = self.fd()?;
+        if nodelay && cfg!(target_os = "linux") && self.nodelay.get() == Inherited::No {
+            // Not every protocol of the family has it.
+            let told = self.family == libc::AF_UNIX
+                || SockRef::from(&listener).set_tcp_nodelay(true).is_ok();
+            self.nodelay.set(if told { Inherited::Later } else { Inherited::No });
+        }
+        let (socket, address) = match listener::accept(listener) {
+            Err(error) => {
+                let is_empty = error.kind() == ErrorKind::WouldBlock;
+                if is_empty && self.nodelay.get() == Inherited::Later {
+                    self.nodelay.set(Inherited::Yes);
+                }
+                return Err(error.into());
+            }
+            Ok(accepted) => accepted,
+        };
+        let as_it_is = if nodelay { Inherited::Yes } else { Inherited::No };
+        if self.family != libc::AF_UNIX && self.nodelay.get() != as_it_is {
+            // The peer may be gone already.
+            let _ = socket.set_tcp_nodelay(nodelay);
         }
         let request = self.adopt(socket)?;
-        let address = address::to_python(py, &address.unwrap_or(Address::UnixUnnamed))?;
+        let address = address.unwrap_or(Address::UnixUnnamed);
+        let address = self.addresses.borrow_mut().write(py, &address)?;
         Ok((request, address))
     }
 
@@ -85,18 +120,25 @@ impl<'py> NativeSocket<'py> {
         buffer: &mut [u8],
     ) -> Result<(Bound<'py, PyBytes>, Bound<'py, PyAny>), Raised> {
         let py = self.object.py();
-        let packet = datagram::receive(self.fd()?, buffer)?;
-        let address = match packet.peer {
-            Some(peer) => address::to_python(py, &peer)?,
+        let (length, _, peer) = datagram::receive_into(self.fd()?, buffer)?;
+        let address = match peer {
+            Some(peer) => self.addresses.borrow_mut().write(py, &peer)?,
             None => py.None().into_bound(py),
         };
-        Ok((PyBytes::new(py, &packet.data), address))
+        Ok((PyBytes::new(py, &buffer[..length]), address))
     }
 
     /// A `socket.socket` over an accepted descriptor, which is closed if that fails.
+    ///
+    /// Made as `socket.socket.__init__` does it, without a Python frame.
     fn adopt(&self, socket: Socket) -> PyResult<Bound<'py, PyAny>> {
+        let py = self.object.py();
+        let natives = Natives::get(py)?;
+        let object = call(natives.new.bind(py), (&self.class,))?;
+        object.setattr(intern!(py, "_io_refs"), 0)?;
+        object.setattr(intern!(py, "_closed"), false)?;
         let fd = socket.as_raw_fd();
-        let object = call(&self.class, (self.family, self.kind, self.proto, fd))?;
+        call(natives.init.bind(py), (&object, self.family, self.kind, self.proto, fd))?;
         // It belongs to the object now.
         let _ = socket.into_raw_fd();
         Ok(object)
@@ -113,6 +155,48 @@ impl<'py> NativeSocket<'py> {
         // thread that closes it meanwhile gets this call an error, as it does in `socket` itself.
         Ok(unsafe { BorrowedFd::borrow_raw(fd) })
     }
+}
+
+/// Methods of the class that `socket.socket` extends.
+#[derive(Debug)]
+struct Natives {
+    new: Py<PyAny>,
+    init: Py<PyAny>,
+    close: Py<PyAny>,
+}
+
+impl Natives {
+    fn get(py: Python<'_>) -> PyResult<&Self> {
+        static NATIVES: PyOnceLock<Natives> = PyOnceLock::new();
+        NATIVES.get_or_try_init(py, || {
+            let class = py.import("_socket")?.getattr("socket")?;
+            Ok(Self {
+                new: class.getattr("__new__")?.unbind(),
+                init: class.getattr("__init__")?.unbind(),
+                close: class.getattr("close")?.unbind(),
+            })
+        })
+    }
+}
+
+/// Closes a plain socket as `socket.socket.close` does: its descriptor when no file is open over it.
+pub(super) fn close(socket: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = socket.py();
+    socket.setattr(intern!(py, "_closed"), true)?;
+    if socket.getattr(intern!(py, "_io_refs"))?.extract::<isize>()? <= 0 {
+        call(Natives::get(py)?.close.bind(py), (socket,))?;
+    }
+    Ok(())
+}
+
+/// Says that a file over a plain socket is closed, as `socket.socket._decref_socketios` does.
+pub(super) fn close_file(socket: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = socket.py();
+    let files = socket.getattr(intern!(py, "_io_refs"))?.extract::<isize>()?;
+    if files > 0 {
+        socket.setattr(intern!(py, "_io_refs"), files - 1)?;
+    }
+    if socket.getattr(intern!(py, "_closed"))?.is_truthy()? { close(socket) } else { Ok(()) }
 }
 
 /// Whether `socket` is one whose methods do no more than the system's calls of these names: exactly a

@@ -19,7 +19,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{IntoPyDict, PyDict, PyList, PySet, PyString, PyType};
 
 use super::error::Handling;
-use super::interpreter::{self, Turn, call, call_method, generation};
+use super::interpreter::{self, Turn, call, call_method};
 use super::thread_state;
 use crate::sys;
 use crate::thread_cache::{ThreadCache, Worker};
@@ -122,7 +122,7 @@ impl RequestThreads {
     /// Ends the threads that have no request, and waits until they are gone.
     pub(super) fn close(&self, py: Python<'_>) {
         let own = self.own();
-        let cache = own.as_ref().filter(|own| own.generation == generation());
+        let cache = own.as_ref().filter(|own| own.generation == sys::generation());
         let cache = cache.map(|own| Arc::clone(&own.cache));
         drop(own);
         if let Some(cache) = cache {
@@ -132,13 +132,13 @@ impl RequestThreads {
 
     fn cache(&self) -> (Arc<ThreadCache<Job>>, Ended) {
         let mut own = self.own();
-        own.take_if(|own| own.generation != generation());
+        own.take_if(|own| own.generation != sys::generation());
         let own = own.get_or_insert_with(|| {
             let cache = Arc::new(ThreadCache::new(run_jobs));
             let mut caches = caches();
             caches.retain(|cache| cache.strong_count() > 0);
             caches.push(Arc::downgrade(&cache));
-            Own { cache, ended: Ended::default(), generation: generation() }
+            Own { cache, ended: Ended::default(), generation: sys::generation() }
         });
         (Arc::clone(&own.cache), Arc::clone(&own.ended))
     }
@@ -150,7 +150,7 @@ impl RequestThreads {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        if self.generation != generation() {
+        if self.generation != sys::generation() {
             // Its lock may be held by a thread that this process does not have.
             #[allow(clippy::mem_forget, reason = "dropping the last one would take that lock")]
             std::mem::forget(Arc::clone(&self.cache));
@@ -161,7 +161,7 @@ impl Drop for Own {
 /// Says that this process was forked, and has none of the threads that there were.
 #[pyfunction]
 pub(super) fn forget_threads() {
-    interpreter::next_generation();
+    interpreter::forget_turns();
     caches().clear();
 }
 
@@ -495,7 +495,7 @@ impl Identity {
 impl Job {
     /// Handles the request; says whether the thread's state can serve another.
     fn run(self, py: Python<'_>, worker: &Worker<Self>, identity: &Identity) -> bool {
-        let generation = generation();
+        let generation = sys::generation();
         let Self { thread, end, process, request, client_address, is_daemon, .. } = self;
         let (signals, context, ended) = (self.signals, self.context, self.ended);
         let thread = thread.bind(py);
@@ -514,7 +514,7 @@ impl Job {
             }
         }
         drop(process);
-        if generation != interpreter::generation() {
+        if generation != sys::generation() {
             // The handler has forked and returned in the child, whose last thread this is.
             sys::exit(0);
         }

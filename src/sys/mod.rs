@@ -6,7 +6,8 @@
 //! - [`SignalMask`], [`default_stack_size`], [`exit`]: what Python's threads are like here;
 //! - [`receive_from`]: take a datagram without waiting;
 //! - [`PEER_ERRNOS`], [`CAPACITY_ERRNOS`]: how `accept` fails here;
-//! - [`fork`], [`exit_now`], [`wait_for_child`]: processes, where the platform has `fork`.
+//! - [`generation`], [`fork`], [`exit_now`], [`wait_for_child`]: processes, where the platform has
+//!   `fork`.
 //!
 //! This is the only module of the core that knows platforms, and the only one that is `unsafe`.
 #![allow(unsafe_code)]

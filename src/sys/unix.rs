@@ -3,9 +3,11 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use socket2::{MaybeUninitSlice, SockAddr, SockRef};
+use socket2::{SockAddr, SockRef};
 
 /// Errors that `accept` reports about a connection that is already gone: take the next one.
 ///
@@ -130,17 +132,28 @@ fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// `WouldBlock` when none is waiting; otherwise what `recvmsg(2)` reports.
+/// `WouldBlock` when none is waiting; otherwise what `recvfrom(2)` reports.
 pub(crate) fn receive_from(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
 ) -> io::Result<(usize, bool, SockAddr)> {
     // SAFETY: the layouts are the same, and the kernel writes bytes only, never uninitialised ones.
-    let spare = unsafe { &mut *(&raw mut *buffer as *mut [MaybeUninit<u8>]) };
-    let mut parts = [MaybeUninitSlice::new(spare)];
-    let (length, flags, address) =
-        SockRef::from(&socket).recv_from_vectored_with_flags(&mut parts, libc::MSG_DONTWAIT)?;
-    Ok((length, flags.is_truncated(), address))
+    let room = unsafe { &mut *(&raw mut *buffer as *mut [MaybeUninit<u8>]) };
+    // Linux tells the whole length when asked to, which takes less than a message with its flags.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let capacity = room.len();
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let (length, address) = SockRef::from(&socket).recv_from_with_flags(room, flags)?;
+        Ok((length.min(capacity), length > capacity, address))
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let mut parts = [socket2::MaybeUninitSlice::new(room)];
+        let (length, flags, address) =
+            SockRef::from(&socket).recv_from_vectored_with_flags(&mut parts, libc::MSG_DONTWAIT)?;
+        Ok((length, flags.is_truncated(), address))
+    }
 }
 
 #[cfg(feature = "python")]
@@ -191,6 +204,23 @@ pub(crate) fn send(fd: RawFd, data: &[u8], flow: Flow) -> io::Result<usize> {
     let length =
         unsafe { libc::send(fd, data.as_ptr().cast(), data.len(), flow.flags() | NO_SIGNAL) };
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// Something that differs from what it was before a fork, in the child.
+///
+/// Comparing process ids would take a system call each time.
+pub(crate) fn generation() -> u32 {
+    static GENERATION: AtomicU32 = AtomicU32::new(0);
+    static WATCH: Once = Once::new();
+    extern "C" fn next() {
+        GENERATION.fetch_add(1, Ordering::Relaxed);
+    }
+    WATCH.call_once(|| {
+        // SAFETY: the function touches nothing but an atomic. Where there is no memory for it, there
+        // is none for what would have to know either.
+        unsafe { libc::pthread_atfork(None, None, Some(next)) };
+    });
+    GENERATION.load(Ordering::Relaxed)
 }
 
 /// A process made by [`fork`]: its id in the parent, `None` in the child itself.
