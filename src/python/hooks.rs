@@ -55,6 +55,7 @@ struct Defaults {
     get_request: Hook,
     handle_request_noblock: Hook,
     process_request: Hook,
+    process_request_thread: Hook,
     service_actions: Hook,
     shutdown_request: Hook,
     verify_request: Hook,
@@ -92,6 +93,7 @@ pub(super) fn declare_defaults(
         get_request: hook("get_request")?,
         handle_request_noblock: hook("_handle_request_noblock")?,
         process_request: hook("process_request")?,
+        process_request_thread: hook("process_request_thread")?,
         service_actions: hook("service_actions")?,
         shutdown_request: hook("shutdown_request")?,
         verify_request: hook("verify_request")?,
@@ -315,20 +317,54 @@ impl<'py> Hooks<'py> {
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
-        let py = self.server.py();
         let Err(error) = self.process_request(request, client_address) else {
             return Ok(());
         };
-        let _handling = Handling::begin(py, &error);
-        let handled = if error.is_instance_of::<PyException>(py) {
-            self.server
-                .getattr(intern!(py, "handle_error"))
-                .and_then(|handle_error| call(&handle_error, (request, client_address)))
-                .map(drop)
-        } else {
-            Err(error)
-        };
+        let _handling = Handling::begin(self.server.py(), &error);
+        let handled = self.handle_error(error, request, client_address);
         self.shutdown_after(request, handled)
+    }
+
+    /// What `process_request_thread` is, unless it is the package's own.
+    pub(super) fn process_request_thread(&self) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(match self.method(&self.defaults.process_request_thread)? {
+            Method::Own(_) => None,
+            Method::Other(process) => Some(process),
+        })
+    }
+
+    /// What `ThreadingMixIn.process_request_thread` does.
+    pub(super) fn process_in_thread(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let py = self.server.py();
+        let handled = self.finish_request(request, client_address).or_else(|error| {
+            let _handling = Handling::begin(py, &error);
+            self.handle_error(error, request, client_address)
+        });
+        let shutdown = self.shutdown_request(request);
+        if let (Err(first), Err(last)) = (&handled, &shutdown) {
+            // As a `finally` block does.
+            last.value(py).setattr(intern!(py, "__context__"), first.value(py))?;
+        }
+        shutdown.and(handled)
+    }
+
+    /// Calls `handle_error` for an `Exception`, while it is being handled; others are passed on.
+    fn handle_error(
+        &self,
+        error: PyErr,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let py = self.server.py();
+        if !error.is_instance_of::<PyException>(py) {
+            return Err(error);
+        }
+        let handle_error = self.server.getattr(intern!(py, "handle_error"))?;
+        call(&handle_error, (request, client_address)).map(drop)
     }
 
     /// Shuts the request down whatever the outcome was, for nothing may stay open; of two errors the

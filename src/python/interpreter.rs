@@ -10,7 +10,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyString, PyTuple, PyType};
 
 use super::error::Raised;
 
@@ -132,6 +132,15 @@ pub(super) fn class_attribute(
         ffi::Py_DECREF(namespace);
         if hidden == 0 { _PyType_Lookup(class, name.as_ptr()) } else { ptr::null() }
     }
+}
+
+/// What `class` has under `name`, itself or from a base: to be compared, not to be used.
+pub(super) fn type_attribute(
+    class: &Bound<'_, PyType>,
+    name: &Bound<'_, PyString>,
+) -> *const ffi::PyObject {
+    // SAFETY: attached, and both live. The attribute is borrowed from the class.
+    unsafe { _PyType_Lookup(class.as_type_ptr(), name.as_ptr()) }
 }
 
 /// Runs `wait` without the lock; `None` when a signal ended it, after Python's handlers have run.

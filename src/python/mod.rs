@@ -15,8 +15,10 @@ mod interpreter;
 mod program;
 mod reader;
 mod request;
+mod request_handle;
 mod socket;
 mod thread_state;
+mod threading;
 mod threads;
 mod writer;
 
@@ -41,11 +43,11 @@ mod _core {
     #[pymodule_export]
     use super::request::{close, method, recv, recv_into, send, sendall, write_all};
     #[pymodule_export]
+    use super::request_handle::RequestHandle;
+    #[pymodule_export]
     use super::socket::declare_accepted_socket;
     #[pymodule_export]
-    use super::threads::{
-        RequestHandle, forget_threads, retire_idle_threads, stop_caching_threads,
-    };
+    use super::threads::{forget_threads, retire_idle_threads, stop_caching_threads};
     #[pymodule_export]
     use super::writer::{Writer, open_writer};
 
