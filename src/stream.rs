@@ -103,8 +103,7 @@ impl ReadBuffer {
                 Ok(None) if filled == 0 => return Ok(None),
                 Ok(None) => break,
                 Err(error) => {
-                    self.bytes.splice(..self.start, target[..filled].iter().copied());
-                    self.start = 0;
+                    self.put_back(&target[..filled]);
                     return Err(error);
                 }
             }
@@ -158,6 +157,12 @@ impl ReadBuffer {
         target[..length].copy_from_slice(&self.unread()[..length]);
         self.consume(length);
         length
+    }
+
+    /// Makes `bytes`, which have been read, the first unread ones again.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        self.bytes.splice(..self.start, bytes.iter().copied());
+        self.start = 0;
     }
 
     /// Receives once, behind what is unread.
