@@ -7,7 +7,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use pyo3::{PyTraverseError, PyVisit};
 
 use super::interpreter::call;
 use super::socket::is_plain;
@@ -16,6 +15,10 @@ use super::socket::is_plain;
 ///
 /// As long as it is open the socket's descriptor stays open, also when the socket is closed: it counts
 /// in the socket's `_io_refs`, as the files of `makefile` do.
+///
+/// The attributes that a program sets are visited by the collector. There is no `__traverse__` for the
+/// rest: `CPython` 3.11 and 3.12 would call it on an object that is not filled yet, for they make the
+/// attributes' dict, and may collect, before that. A plain socket cannot be part of a cycle.
 #[pyclass(frozen, subclass, dict, weakref, module = "fastsocketserver._core")]
 #[derive(Debug)]
 pub(super) struct SocketFile {
@@ -210,12 +213,6 @@ impl SocketFile {
     #[pyo3(signature = (*_error))]
     fn __exit__(slf: &Bound<'_, Self>, _error: &Bound<'_, PyTuple>) -> PyResult<()> {
         call(&slf.getattr(intern!(slf.py(), "close"))?, ()).map(drop)
-    }
-
-    /// Visits what a cycle may go through, beside the attributes; the socket has none itself.
-    #[allow(clippy::needless_pass_by_value, reason = "the signature is given")]
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(self.raw.get())
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
