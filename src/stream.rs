@@ -308,3 +308,51 @@ impl WriteBuffer {
         Ok(outcome?.is_some())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// A stream of `data`, all of which is there at once.
+    fn stream(mut data: &[u8]) -> impl FnMut(&mut [u8]) -> Result<Option<usize>, Infallible> {
+        move |room| {
+            let length = data.len().min(room.len());
+            room[..length].copy_from_slice(&data[..length]);
+            data = &data[length..];
+            Ok(Some(length))
+        }
+    }
+
+    #[test]
+    fn a_line_that_comes_alone_needs_no_memory() {
+        let mut buffer = ReadBuffer::new(ON_STACK);
+        assert_eq!(buffer.read_line(None, stream(b"line\n"), <[u8]>::len), Ok(5));
+        assert_eq!(buffer.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn an_empty_read_buffer_has_given_its_memory_back() {
+        let mut buffer = ReadBuffer::new(ON_STACK);
+        assert_eq!(buffer.read_line(None, stream(b"a\nb\n"), <[u8]>::len), Ok(2));
+        assert!(buffer.bytes.capacity() > 0);
+        assert_eq!(buffer.read_line(None, stream(b""), <[u8]>::len), Ok(2));
+        assert_eq!(buffer.bytes.capacity(), 0);
+        assert_eq!(buffer.read_to_end(stream(&vec![0; 100_000]), <[u8]>::len), Ok(Some(100_000)));
+        assert_eq!(buffer.bytes.capacity(), 0);
+        buffer.put_back(b"ab");
+        assert_eq!(buffer.take(&mut [0; 2]), 2);
+        assert_eq!(buffer.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn an_empty_write_buffer_has_given_its_memory_back() {
+        let send = |bytes: &[u8]| Ok::<_, Infallible>(Some(bytes.len()));
+        let mut buffer = WriteBuffer::new(8);
+        assert_eq!(buffer.write(b"abc", send), Ok(3));
+        assert!(buffer.bytes.capacity() > 0);
+        assert_eq!(buffer.flush(send), Ok(true));
+        assert_eq!(buffer.bytes.capacity(), 0);
+    }
+}

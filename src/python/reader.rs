@@ -180,7 +180,7 @@ impl Reader {
     ) -> PyResult<Bound<'py, PyList>> {
         let hint = hint.and_then(|hint| usize::try_from(hint).ok()).filter(|&hint| hint > 0);
         let mut reading = Self::reading(slf, CLOSED)?;
-        let mut lines = Vec::new();
+        let mut lines: Vec<Bound<'_, PyBytes>> = Vec::new();
         let mut length = 0;
         while hint.is_none_or(|hint| length <= hint) {
             match reading.line(None) {
@@ -190,8 +190,11 @@ impl Reader {
                     lines.push(line);
                 }
                 Err(error) => {
-                    let read: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
-                    reading.buffer.put_back(&read.concat());
+                    let mut read = Vec::with_capacity(length);
+                    for line in &lines {
+                        read.extend_from_slice(line.as_bytes());
+                    }
+                    reading.buffer.put_back(&read);
                     return Err(error.into());
                 }
             }
