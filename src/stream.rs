@@ -232,13 +232,21 @@ fn line_length(bytes: &[u8], searched: usize, limit: usize) -> Option<usize> {
 pub struct WriteBuffer {
     bytes: Vec<u8>,
     size: usize,
+    /// A write that is shorter than this is held back.
+    direct: usize,
 }
 
 impl WriteBuffer {
     /// A buffer that holds back at most `size` bytes.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        Self { bytes: Vec::new(), size }
+        Self { bytes: Vec::new(), size, direct: size.saturating_add(1) }
+    }
+
+    /// Sends a write that is as long as the buffer at once, instead of holding it back.
+    #[must_use]
+    pub fn sending_whole_buffers(self) -> Self {
+        Self { direct: self.size, ..self }
     }
 
     /// Writes `data`; sends what does not fit. Returns how many bytes were taken, which are fewer
@@ -252,13 +260,13 @@ impl WriteBuffer {
         data: &[u8],
         mut send: impl FnMut(&[u8]) -> Result<Option<usize>, E>,
     ) -> Result<usize, E> {
-        if self.bytes.len() + data.len() <= self.size {
+        if data.len() < self.direct && self.bytes.len() + data.len() <= self.size {
             self.bytes.extend_from_slice(data);
             return Ok(data.len());
         }
         let mut taken = 0;
         if self.flush(&mut send)? {
-            while data.len() - taken > self.size {
+            while taken < data.len() && data.len() - taken >= self.direct {
                 match send(&data[taken..])? {
                     Some(length) => taken += length,
                     None => break,

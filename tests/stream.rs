@@ -340,6 +340,30 @@ fn a_write_larger_than_the_buffer_is_sent_from_where_it_is() {
 }
 
 #[test]
+fn a_write_as_long_as_the_buffer_is_held_back_or_not() {
+    for (mut buffer, first) in
+        [(WriteBuffer::new(4), 2), (WriteBuffer::new(4).sending_whole_buffers(), 6)]
+    {
+        let mut sink = Sink::new([]);
+        assert_eq!(sink.write(&mut buffer, "ab"), Ok(2));
+        assert_eq!(sink.write(&mut buffer, "0123"), Ok(4));
+        assert_eq!(sink.all().len(), first);
+        assert_eq!(sink.flush(&mut buffer), Ok(true));
+        assert_eq!(sink.all(), b"ab0123");
+    }
+}
+
+#[test]
+fn a_write_of_nothing_sends_nothing() {
+    for size in [0, 4] {
+        let mut sink = Sink::new([Err(Broken)]);
+        let mut buffer = WriteBuffer::new(size).sending_whole_buffers();
+        assert_eq!(sink.write(&mut buffer, ""), Ok(0));
+        assert!(sink.sent.is_empty());
+    }
+}
+
+#[test]
 fn a_flush_goes_on_after_a_part() {
     let mut sink = Sink::new([Ok(Some(1)), Ok(Some(2)), Ok(Some(1))]);
     let mut buffer = WriteBuffer::new(8);

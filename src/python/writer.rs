@@ -31,7 +31,12 @@ pub(super) fn open_writer<'py>(
         return makefile(socket, "wb", buffer_size);
     };
     let file = SocketFile::open(socket, "wb")?;
-    let buffer = Exclusive::new(WriteBuffer::new(size));
+    let mut buffer = WriteBuffer::new(size);
+    if py.version_info() >= (3, 13) {
+        // As io.BufferedWriter does since then.
+        buffer = buffer.sending_whole_buffers();
+    }
+    let buffer = Exclusive::new(buffer);
     let writer = Writer { buffer, socket: socket.clone().unbind() };
     Ok(Bound::new(py, PyClassInitializer::from(file).add_subclass(writer))?.into_any())
 }
