@@ -103,8 +103,7 @@ impl ReadBuffer {
                 Ok(None) if filled == 0 => return Ok(None),
                 Ok(None) => break,
                 Err(error) => {
-                    self.bytes.splice(..self.start, target[..filled].iter().copied());
-                    self.start = 0;
+                    self.put_back(&target[..filled]);
                     return Err(error);
                 }
             }
@@ -158,6 +157,12 @@ impl ReadBuffer {
         target[..length].copy_from_slice(&self.unread()[..length]);
         self.consume(length);
         length
+    }
+
+    /// Makes `bytes`, which have been read, the first unread ones again.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        self.bytes.splice(..self.start, bytes.iter().copied());
+        self.start = 0;
     }
 
     /// Receives once, behind what is unread.
@@ -227,13 +232,21 @@ fn line_length(bytes: &[u8], searched: usize, limit: usize) -> Option<usize> {
 pub struct WriteBuffer {
     bytes: Vec<u8>,
     size: usize,
+    /// A write that is shorter than this is held back.
+    direct: usize,
 }
 
 impl WriteBuffer {
     /// A buffer that holds back at most `size` bytes.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        Self { bytes: Vec::new(), size }
+        Self { bytes: Vec::new(), size, direct: size.saturating_add(1) }
+    }
+
+    /// Sends a write that is as long as the buffer at once, instead of holding it back.
+    #[must_use]
+    pub fn sending_whole_buffers(self) -> Self {
+        Self { direct: self.size, ..self }
     }
 
     /// Writes `data`; sends what does not fit. Returns how many bytes were taken, which are fewer
@@ -247,13 +260,13 @@ impl WriteBuffer {
         data: &[u8],
         mut send: impl FnMut(&[u8]) -> Result<Option<usize>, E>,
     ) -> Result<usize, E> {
-        if self.bytes.len() + data.len() <= self.size {
+        if data.len() < self.direct && self.bytes.len() + data.len() <= self.size {
             self.bytes.extend_from_slice(data);
             return Ok(data.len());
         }
         let mut taken = 0;
         if self.flush(&mut send)? {
-            while data.len() - taken > self.size {
+            while taken < data.len() && data.len() - taken >= self.direct {
                 match send(&data[taken..])? {
                     Some(length) => taken += length,
                     None => break,
@@ -301,5 +314,53 @@ impl WriteBuffer {
             self.bytes.drain(..gone);
         }
         Ok(outcome?.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// A stream of `data`, all of which is there at once.
+    fn stream(mut data: &[u8]) -> impl FnMut(&mut [u8]) -> Result<Option<usize>, Infallible> {
+        move |room| {
+            let length = data.len().min(room.len());
+            room[..length].copy_from_slice(&data[..length]);
+            data = &data[length..];
+            Ok(Some(length))
+        }
+    }
+
+    #[test]
+    fn a_line_that_comes_alone_needs_no_memory() {
+        let mut buffer = ReadBuffer::new(ON_STACK);
+        assert_eq!(buffer.read_line(None, stream(b"line\n"), <[u8]>::len), Ok(5));
+        assert_eq!(buffer.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn an_empty_read_buffer_has_given_its_memory_back() {
+        let mut buffer = ReadBuffer::new(ON_STACK);
+        assert_eq!(buffer.read_line(None, stream(b"a\nb\n"), <[u8]>::len), Ok(2));
+        assert!(buffer.bytes.capacity() > 0);
+        assert_eq!(buffer.read_line(None, stream(b""), <[u8]>::len), Ok(2));
+        assert_eq!(buffer.bytes.capacity(), 0);
+        assert_eq!(buffer.read_to_end(stream(&vec![0; 100_000]), <[u8]>::len), Ok(Some(100_000)));
+        assert_eq!(buffer.bytes.capacity(), 0);
+        buffer.put_back(b"ab");
+        assert_eq!(buffer.take(&mut [0; 2]), 2);
+        assert_eq!(buffer.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn an_empty_write_buffer_has_given_its_memory_back() {
+        let send = |bytes: &[u8]| Ok::<_, Infallible>(Some(bytes.len()));
+        let mut buffer = WriteBuffer::new(8);
+        assert_eq!(buffer.write(b"abc", send), Ok(3));
+        assert!(buffer.bytes.capacity() > 0);
+        assert_eq!(buffer.flush(send), Ok(true));
+        assert_eq!(buffer.bytes.capacity(), 0);
     }
 }

@@ -5,9 +5,10 @@ use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::{ptr, slice};
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::type_object::PyTypeInfo;
 use pyo3::types::PyBytes;
 
 use super::error::Raised;
@@ -123,4 +124,45 @@ pub(super) fn filled(
         Bound::from_owned_ptr(py, bytes).cast_into_unchecked::<PyBytes>()
     };
     Ok(outcome?.map(|_| bytes))
+}
+
+/// A size where `None` is allowed too, as an argument.
+///
+/// # Errors
+///
+/// `TypeError` for what is neither, `OverflowError` for what no memory could hold.
+pub(super) fn optional_size(argument: &Bound<'_, PyAny>) -> PyResult<Option<isize>> {
+    if argument.is_none() {
+        return Ok(None);
+    }
+    // SAFETY: attached.
+    if unsafe { ffi::PyIndex_Check(argument.as_ptr()) } == 0 {
+        let class = argument.get_type().name()?;
+        let message = format!("argument should be integer or None, not '{class}'");
+        return Err(PyTypeError::new_err(message));
+    }
+    // SAFETY: attached; -1 is also what an exception is reported by.
+    let size = unsafe {
+        ffi::PyNumber_AsSsize_t(
+            argument.as_ptr(),
+            PyOverflowError::type_object_raw(argument.py()).cast(),
+        )
+    };
+    if size == -1 { PyErr::take(argument.py()).map_or(Ok(Some(-1)), Err) } else { Ok(Some(size)) }
+}
+
+/// A size, as an argument.
+///
+/// # Errors
+///
+/// `TypeError` for what is no integer, `OverflowError` for what no memory could hold.
+pub(super) fn size(argument: &Bound<'_, PyAny>) -> PyResult<isize> {
+    // SAFETY: attached; the first call gives a new reference, or null with an exception set, and
+    // for the second, -1 is also what an exception is reported by.
+    let size = unsafe {
+        let number = ffi::PyNumber_Index(argument.as_ptr());
+        let number = Bound::from_owned_ptr_or_err(argument.py(), number)?;
+        ffi::PyLong_AsSsize_t(number.as_ptr())
+    };
+    if size == -1 { PyErr::take(argument.py()).map_or(Ok(-1), Err) } else { Ok(size) }
 }

@@ -35,12 +35,12 @@ impl<T: Send> Exclusive<T> {
         Self { state, returned: Condvar::new() }
     }
 
-    /// Waits until no other thread has the value, and takes it for one call of `method`.
+    /// Waits until no other thread has the value, and takes it for one call.
     ///
     /// # Errors
     ///
     /// `RuntimeError` when this thread has it: a signal's handler interrupted the call that does.
-    pub(super) fn borrow(&self, py: Python<'_>, method: &str) -> PyResult<Lent<'_, T>> {
+    pub(super) fn borrow(&self, py: Python<'_>) -> PyResult<Lent<'_, T>> {
         loop {
             let mut state = self.state();
             if let Some(value) = state.value.take() {
@@ -48,7 +48,7 @@ impl<T: Send> Exclusive<T> {
                 return Ok(Lent { owner: self, value: Some(value) });
             }
             if state.borrower == Some(thread::current().id()) {
-                return Err(PyRuntimeError::new_err(format!("reentrant call inside {method}()")));
+                return Err(PyRuntimeError::new_err("reentrant call"));
             }
             drop(state);
             py.detach(|| {

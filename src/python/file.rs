@@ -1,10 +1,12 @@
 //! What the files over a socket have in common.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::interpreter::{call, call_method};
 use super::socket::{self, is_plain};
@@ -13,6 +15,10 @@ use super::socket::{self, is_plain};
 ///
 /// As long as it is open the socket's descriptor stays open, also when the socket is closed: it counts
 /// in the socket's `_io_refs`, as the files of `makefile` do.
+///
+/// The attributes that a program sets are visited by the collector. There is no `__traverse__` for the
+/// rest: `CPython` 3.11 and 3.12 would call it on an object that is not filled yet, for they make the
+/// attributes' dict, and may collect, before that. A plain socket cannot be part of a cycle.
 #[pyclass(frozen, subclass, dict, weakref, module = "fastsocketserver._core")]
 #[derive(Debug)]
 pub(super) struct SocketFile {
@@ -20,14 +26,8 @@ pub(super) struct SocketFile {
     mode: &'static str,
     /// The unbuffered file, once somebody has asked for it.
     raw: OnceLock<Py<PyAny>>,
-    condition: Mutex<Condition>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    Open,
-    Closed,
-    Detached,
+    closed: AtomicBool,
+    detached: AtomicBool,
 }
 
 impl SocketFile {
@@ -39,7 +39,8 @@ impl SocketFile {
             socket: socket.clone().unbind(),
             mode,
             raw: OnceLock::new(),
-            condition: Mutex::new(Condition::Open),
+            closed: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
         })
     }
 
@@ -47,24 +48,33 @@ impl SocketFile {
         self.socket.bind(py)
     }
 
-    /// Fails where `method` cannot be called any more.
+    /// Fails where nothing can be read or written any more.
     ///
     /// # Errors
     ///
-    /// `ValueError` when the file is closed or detached.
-    pub(super) fn check_open(&self, method: &str) -> PyResult<()> {
-        if self.closed()? {
-            return Err(PyValueError::new_err(format!("{method} of closed file")));
+    /// `ValueError`: of `closed` when the file is closed, of its own words when it is detached.
+    pub(super) fn check_open(&self, py: Python<'_>, closed: &'static str) -> PyResult<()> {
+        if self.closed(py)? { Err(PyValueError::new_err(closed)) } else { Ok(()) }
+    }
+
+    /// Fails where the unbuffered file has been given away.
+    ///
+    /// # Errors
+    ///
+    /// `ValueError` then.
+    pub(super) fn check_attached(&self) -> PyResult<()> {
+        if self.detached.load(Ordering::Acquire) {
+            return Err(PyValueError::new_err("raw stream has been detached"));
         }
         Ok(())
     }
 
     /// Closes the file, which is no error when it is closed already.
     pub(super) fn close_file(&self, py: Python<'_>) -> PyResult<()> {
-        if self.closed()? {
+        self.check_attached()?;
+        if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        *self.condition() = Condition::Closed;
         match self.raw.get() {
             Some(raw) => call_method(raw.bind(py), intern!(py, "close"), ()).map(drop),
             None => socket::close_file(self.socket.bind(py)),
@@ -73,90 +83,109 @@ impl SocketFile {
 
     /// Gives the unbuffered file away; this one is of no use any more.
     pub(super) fn detach_file<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let raw = self.raw(py)?;
-        *self.condition() = Condition::Detached;
+        self.check_attached()?;
+        let raw = self.unbuffered(py)?;
+        if self.detached.swap(true, Ordering::AcqRel) {
+            self.check_attached()?;
+        }
         Ok(raw)
     }
 
-    fn check(&self) -> PyResult<()> {
-        if self.closed()? {
-            return Err(PyValueError::new_err("I/O operation on closed file."));
+    fn unbuffered<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(raw) = self.raw.get() {
+            return Ok(raw.bind(py).clone());
         }
-        Ok(())
+        let class = py.import("socket")?.getattr("SocketIO")?;
+        let raw = call(&class, (self.socket.bind(py), self.mode))?;
+        if self.closed.load(Ordering::Acquire) {
+            // This file's hold on the socket is gone: the other must not let go of it once more.
+            let close = py.import("io")?.getattr("RawIOBase")?.getattr("close")?;
+            call(&close, (&raw,))?;
+        }
+        // Where two threads ask at once, they get the same one.
+        Ok(self.raw.get_or_init(|| raw.unbind()).bind(py).clone())
     }
 
-    fn check_attached(&self) -> PyResult<()> {
-        if *self.condition() == Condition::Detached {
-            return Err(PyValueError::new_err("raw stream has been detached"));
-        }
-        Ok(())
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_open(py, CLOSED)
     }
 
-    fn condition(&self) -> MutexGuard<'_, Condition> {
-        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the file is of this `mode`, and open if it is.
+    fn has_mode(&self, py: Python<'_>, mode: &str) -> PyResult<bool> {
+        if self.mode == mode {
+            self.check_open(py, SOCKET_CLOSED)?;
+        }
+        Ok(self.mode == mode)
     }
 }
 
 /// The methods that do not read or write.
 #[pymethods]
 impl SocketFile {
-    fn readable(&self) -> PyResult<bool> {
-        self.check().map(|()| self.mode == "rb")
+    fn readable(&self, py: Python<'_>) -> PyResult<bool> {
+        self.has_mode(py, "rb")
     }
 
-    fn writable(&self) -> PyResult<bool> {
-        self.check().map(|()| self.mode == "wb")
+    fn writable(&self, py: Python<'_>) -> PyResult<bool> {
+        self.has_mode(py, "wb")
     }
 
-    fn seekable(&self) -> PyResult<bool> {
-        self.check().map(|()| false)
+    fn seekable(&self, py: Python<'_>) -> PyResult<bool> {
+        self.check_open(py, SOCKET_CLOSED).map(|()| false)
     }
 
-    fn isatty(&self) -> PyResult<bool> {
-        self.check().map(|()| false)
+    fn isatty(&self, py: Python<'_>) -> PyResult<bool> {
+        self.check(py).map(|()| false)
     }
 
     #[pyo3(signature = (target, whence=0, /))]
-    fn seek(&self, py: Python<'_>, target: isize, whence: isize) -> PyResult<()> {
-        let _ = (target, whence);
-        self.check_open("seek")?;
+    fn seek(&self, target: &Bound<'_, PyAny>, whence: i32) -> PyResult<()> {
+        let py = target.py();
+        self.check_attached()?;
+        if ![libc::SEEK_SET, libc::SEEK_CUR, libc::SEEK_END].contains(&whence) {
+            return Err(PyValueError::new_err(format!("whence value {whence} unsupported")));
+        }
+        self.check_open(py, "seek of closed file")?;
         Err(unsupported(py, "File or stream is not seekable."))
     }
 
     fn tell(&self, py: Python<'_>) -> PyResult<()> {
-        self.check()?;
+        self.check_attached()?;
         Err(unsupported(py, "seek"))
     }
 
-    #[pyo3(signature = (size=None, /))]
-    fn truncate(&self, py: Python<'_>, size: Option<isize>) -> PyResult<()> {
-        let _ = size;
-        self.check_open("truncate")?;
+    #[pyo3(signature = (_size=None, /))]
+    fn truncate(&self, py: Python<'_>, _size: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        self.check_open(py, "truncate of closed file")?;
         Err(unsupported(py, "truncate"))
     }
 
     fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
-        self.check()?;
+        self.check(py)?;
         self.socket(py).call_method0(intern!(py, "fileno"))?.extract()
     }
 
     #[getter]
-    pub(super) fn closed(&self) -> PyResult<bool> {
+    pub(super) fn closed(&self, py: Python<'_>) -> PyResult<bool> {
         self.check_attached()?;
-        Ok(*self.condition() == Condition::Closed)
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        match self.raw.get() {
+            // Who has it may have closed it.
+            Some(raw) => raw.bind(py).getattr(intern!(py, "closed"))?.extract(),
+            None => Ok(false),
+        }
     }
 
-    /// The unbuffered file under this one; what is in the buffer here it does not know.
+    /// The unbuffered file under this one; what is in the buffer here it does not know. `None` when
+    /// it has been detached.
     #[getter]
-    pub(super) fn raw<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.check_attached()?;
-        if let Some(raw) = self.raw.get() {
-            return Ok(raw.bind(py).clone());
+    fn raw<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.detached.load(Ordering::Acquire) {
+            return Ok(None);
         }
-        let class = py.import("socket")?.getattr("SocketIO")?;
-        let raw = call(&class, (self.socket.bind(py), self.mode))?;
-        // Where two threads ask at once, they get the same one.
-        Ok(self.raw.get_or_init(|| raw.unbind()).bind(py).clone())
+        self.unbuffered(py).map(Some)
     }
 
     #[getter]
@@ -167,20 +196,21 @@ impl SocketFile {
     /// The descriptor, -1 when it is closed.
     #[getter]
     fn name(&self, py: Python<'_>) -> PyResult<i32> {
-        if self.closed()? { Ok(-1) } else { self.fileno(py) }
+        if self.closed(py)? { Ok(-1) } else { self.fileno(py) }
     }
 
-    fn __enter__(slf: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
-        slf.check()?;
+    fn __iter__(slf: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
+        slf.check(slf.py())?;
         Ok(slf)
     }
 
-    fn __exit__(
-        slf: &Bound<'_, Self>,
-        _type: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
+    fn __enter__(slf: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
+        slf.check(slf.py())?;
+        Ok(slf)
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(slf: &Bound<'_, Self>, _error: &Bound<'_, PyTuple>) -> PyResult<()> {
         call(&slf.getattr(intern!(slf.py(), "close"))?, ()).map(drop)
     }
 
@@ -192,7 +222,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if *self.condition() != Condition::Open {
+        if *self.closed.get_mut() || *self.detached.get_mut() {
             return;
         }
         Python::attach(|py| {
@@ -204,6 +234,12 @@ impl Drop for SocketFile {
         });
     }
 }
+
+/// What is said of a closed file by methods that concern the file.
+pub(super) const CLOSED: &str = "I/O operation on closed file.";
+
+/// What is said of a closed file by methods that concern the socket.
+const SOCKET_CLOSED: &str = "I/O operation on closed socket.";
 
 /// How many bytes a file of the package's own may buffer for a `buffer_size` as `makefile` takes it;
 /// `None` where `makefile` is to be asked: without a buffer, and where the socket is not a plain one.

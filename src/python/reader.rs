@@ -6,19 +6,22 @@ use pyo3::exceptions::{PyOSError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::buffer::{View, filled};
+use super::buffer::{View, filled, optional_size, size};
 use super::connection::{Connection, Habit};
 use super::error::Raised;
 use super::exclusive::{Exclusive, Lent};
-use super::file::{SocketFile, makefile, native_size, unsupported};
+use super::file::{CLOSED, SocketFile, makefile, native_size, unsupported};
 use crate::stream::ReadBuffer;
 
 /// Reads from a plain socket as `io.BufferedReader` over `socket.SocketIO` does.
+///
+/// One thing differs: what had been received when an error or an exception of a signal's handler
+/// ended a call is unread afterwards, where `io.BufferedReader` may have lost it.
 #[pyclass(frozen, extends = SocketFile, module = "fastsocketserver._core")]
 #[derive(Debug)]
 pub(super) struct Reader {
     buffer: Exclusive<ReadBuffer>,
-    /// After a timeout some bytes may be lost, so that nothing more is read.
+    /// After a timeout nothing more is received, as from `socket.SocketIO`.
     timed_out: AtomicBool,
     habit: Habit,
     size: usize,
@@ -70,48 +73,65 @@ impl Source<'_, '_> {
 }
 
 impl Reader {
-    fn reading<'a, 'py>(slf: &'a Bound<'py, Self>, method: &str) -> PyResult<Reading<'a, 'py>> {
+    /// Begins a call, which fails with `closed` when the file is closed.
+    fn reading<'a, 'py>(
+        slf: &'a Bound<'py, Self>,
+        closed: &'static str,
+    ) -> PyResult<Reading<'a, 'py>> {
         let (py, file, reader) = (slf.py(), slf.as_super().get(), slf.get());
-        file.check_open(method)?;
-        let buffer = reader.buffer.borrow(py, method)?;
+        let buffer = reader.buffer.borrow(py)?;
+        // Only now, for another thread may have closed it meanwhile.
+        file.check_open(py, closed)?;
         let connection = Connection(file.socket(py));
         Ok(Reading { buffer, source: Source { connection, reader } })
     }
+}
 
-    fn line<'py>(slf: &Bound<'py, Self>, limit: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
-        let Reading { mut buffer, source } = Self::reading(slf, "readline")?;
+impl<'py> Reading<'_, 'py> {
+    fn line(&mut self, limit: Option<isize>) -> Result<Bound<'py, PyBytes>, Raised> {
+        let source = self.source;
         let limit = limit.and_then(|limit| usize::try_from(limit).ok());
-        let deliver = |line: &[u8]| PyBytes::new(slf.py(), line);
-        Ok(buffer.read_line(limit, |room| source.receive(room), deliver)?)
+        let deliver = |line: &[u8]| PyBytes::new(source.connection.0.py(), line);
+        self.buffer.read_line(limit, |room| source.receive(room), deliver)
     }
 }
 
 #[pymethods]
 impl Reader {
     /// Bytes up to `size`, fewer only at the end of the stream; all of it for -1 or `None`.
-    #[pyo3(signature = (size=-1, /))]
+    #[pyo3(signature = (size=None, /))]
     fn read<'py>(
         slf: &Bound<'py, Self>,
-        size: Option<isize>,
+        #[pyo3(from_py_with = optional_size)] size: Option<isize>,
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let (py, ahead) = (slf.py(), slf.get().size);
         let size = size.unwrap_or(-1);
+        slf.as_super().get().check_attached()?;
         if size < -1 {
             return Err(PyValueError::new_err("read length must be non-negative or -1"));
         }
-        let py = slf.py();
-        let Reading { mut buffer, source } = Self::reading(slf, "read")?;
-        let receive = |room: &mut [u8]| source.receive(room);
-        Ok(match usize::try_from(size) {
-            Ok(size) => filled(py, size, |target| buffer.read(target, receive))?,
-            Err(_) => buffer.read_to_end(receive, |all| PyBytes::new(py, all))?,
-        })
+        let Reading { mut buffer, source } = Self::reading(slf, "read of closed file")?;
+        let Ok(size) = usize::try_from(size) else {
+            return Ok(
+                buffer.read_to_end(|room| source.receive(room), |all| PyBytes::new(py, all))?
+            );
+        };
+        // Whole buffers come straight here, the rest by way of the buffer.
+        let receive = |room: &mut [u8]| {
+            let length = room.len() - if room.len() > ahead { room.len() % ahead } else { 0 };
+            source.receive(&mut room[..length])
+        };
+        Ok(filled(py, size, |target| buffer.read(target, receive))?)
     }
 
     /// Bytes up to `size` that are here, or that the next receiving brings.
     #[pyo3(signature = (size=-1, /))]
-    fn read1<'py>(slf: &Bound<'py, Self>, size: isize) -> PyResult<Bound<'py, PyBytes>> {
+    fn read1<'py>(
+        slf: &Bound<'py, Self>,
+        #[pyo3(from_py_with = size)] size: isize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let py = slf.py();
-        let Reading { mut buffer, source } = Self::reading(slf, "read")?;
+        let Reading { mut buffer, source } = Self::reading(slf, "read of closed file")?;
         let size = usize::try_from(size).unwrap_or(slf.get().size);
         let bytes = if buffer.unread().is_empty() && size > 0 {
             filled(py, size, |target| source.receive(target))?
@@ -126,7 +146,7 @@ impl Reader {
     #[pyo3(signature = (buffer, /))]
     fn readinto(slf: &Bound<'_, Self>, buffer: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
         let mut view = View::writable(buffer, "readinto()")?;
-        let Reading { mut buffer, source } = Self::reading(slf, "readinto")?;
+        let Reading { mut buffer, source } = Self::reading(slf, "readinto of closed file")?;
         Ok(buffer.read(view.bytes_mut(), |room| source.receive(room))?)
     }
 
@@ -134,53 +154,70 @@ impl Reader {
     #[pyo3(signature = (buffer, /))]
     fn readinto1(slf: &Bound<'_, Self>, buffer: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
         let mut view = View::writable(buffer, "readinto1()")?;
-        let Reading { mut buffer, source } = Self::reading(slf, "readinto")?;
+        let Reading { mut buffer, source } = Self::reading(slf, "readinto of closed file")?;
         let target = view.bytes_mut();
-        if buffer.unread().is_empty() && !target.is_empty() {
+        if buffer.unread().is_empty() && target.len() > slf.get().size {
             return Ok(source.receive(target)?);
+        }
+        if !target.is_empty() && buffer.peek(|room| source.receive(room))?.is_none() {
+            return Ok(None);
         }
         Ok(Some(buffer.take(target)))
     }
 
     /// One line with its end; no more than `size` bytes of it.
-    #[pyo3(signature = (size=-1, /))]
-    fn readline<'py>(slf: &Bound<'py, Self>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
-        Self::line(slf, size)
+    #[pyo3(signature = (size=None, /))]
+    fn readline<'py>(
+        slf: &Bound<'py, Self>,
+        #[pyo3(from_py_with = optional_size)] size: Option<isize>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(Self::reading(slf, "readline of closed file")?.line(size)?)
     }
 
-    /// All lines up to the end, or until they come to `hint` bytes.
-    #[pyo3(signature = (hint=-1, /))]
-    fn readlines<'py>(slf: &Bound<'py, Self>, hint: Option<isize>) -> PyResult<Bound<'py, PyList>> {
+    /// All lines up to the end, or until they are more than `hint` bytes.
+    #[pyo3(signature = (hint=None, /))]
+    fn readlines<'py>(
+        slf: &Bound<'py, Self>,
+        #[pyo3(from_py_with = optional_size)] hint: Option<isize>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let hint = hint.and_then(|hint| usize::try_from(hint).ok()).filter(|&hint| hint > 0);
-        let lines = PyList::empty(slf.py());
+        let mut reading = Self::reading(slf, CLOSED)?;
+        let mut lines: Vec<Bound<'_, PyBytes>> = Vec::new();
         let mut length = 0;
-        while hint.is_none_or(|hint| length < hint) {
-            let line = Self::line(slf, None)?;
-            if line.as_bytes().is_empty() {
-                break;
+        while hint.is_none_or(|hint| length <= hint) {
+            match reading.line(None) {
+                Ok(line) if line.as_bytes().is_empty() => break,
+                Ok(line) => {
+                    length += line.as_bytes().len();
+                    lines.push(line);
+                }
+                Err(error) => {
+                    let mut read = Vec::with_capacity(length);
+                    for line in &lines {
+                        read.extend_from_slice(line.as_bytes());
+                    }
+                    reading.buffer.put_back(&read);
+                    return Err(error.into());
+                }
             }
-            length += line.as_bytes().len();
-            lines.append(line)?;
         }
-        Ok(lines)
+        PyList::new(slf.py(), lines)
     }
 
     /// Bytes that are here or that the next receiving brings; they are not read by that.
     #[pyo3(signature = (size=0, /))]
-    fn peek<'py>(slf: &Bound<'py, Self>, size: isize) -> PyResult<Bound<'py, PyBytes>> {
+    fn peek<'py>(
+        slf: &Bound<'py, Self>,
+        #[pyo3(from_py_with = size)] size: isize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let _ = size;
-        let Reading { mut buffer, source } = Self::reading(slf, "peek")?;
+        let Reading { mut buffer, source } = Self::reading(slf, "peek of closed file")?;
         buffer.peek(|room| source.receive(room))?;
         Ok(PyBytes::new(slf.py(), buffer.unread()))
     }
 
-    fn __iter__(slf: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
-        slf.as_super().check_open("readline")?;
-        Ok(slf)
-    }
-
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let line = Self::line(slf, None)?;
+        let line = Self::reading(slf, "readline of closed file")?.line(None)?;
         Ok((!line.as_bytes().is_empty()).then_some(line))
     }
 
@@ -192,21 +229,31 @@ impl Reader {
 
     #[pyo3(signature = (lines, /))]
     fn writelines(slf: &Bound<'_, Self>, lines: &Bound<'_, PyAny>) -> PyResult<()> {
-        slf.as_super().get().check_open("write")?;
-        Err(unsupported(lines.py(), "write"))
+        slf.as_super().get().check_open(slf.py(), CLOSED)?;
+        match lines.try_iter()?.next() {
+            Some(line) => line.and(Err(unsupported(slf.py(), "write"))),
+            None => Ok(()),
+        }
     }
 
     fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.as_super().get().check_open("flush")
+        slf.as_super().get().check_open(slf.py(), CLOSED)
     }
 
     /// Closes the file; the connection too if `request` is closed and this was the last file.
+    ///
+    /// Waits until no other thread reads: the descriptor may be another connection's afterwards.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.as_super().get().close_file(slf.py())
+        let file = slf.as_super().get();
+        let mut buffer = slf.get().buffer.borrow(slf.py())?;
+        file.close_file(slf.py())?;
+        *buffer = ReadBuffer::new(slf.get().size);
+        Ok(())
     }
 
     /// Gives away the unbuffered file; this one is of no use any more.
     fn detach<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.as_super().get().check_open(slf.py(), CLOSED)?;
         slf.as_super().get().detach_file(slf.py())
     }
 }

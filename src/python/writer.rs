@@ -2,11 +2,12 @@
 
 use pyo3::exceptions::PyBlockingIOError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
-use super::buffer::View;
+use super::buffer::{View, optional_size};
 use super::connection::Connection;
 use super::exclusive::{Exclusive, Lent};
-use super::file::{SocketFile, keep_exception, makefile, native_size, unsupported};
+use super::file::{CLOSED, SocketFile, keep_exception, makefile, native_size, unsupported};
 use crate::stream::WriteBuffer;
 
 /// Writes to a plain socket as `io.BufferedWriter` over `socket.SocketIO` does.
@@ -30,19 +31,27 @@ pub(super) fn open_writer<'py>(
         return makefile(socket, "wb", buffer_size);
     };
     let file = SocketFile::open(socket, "wb")?;
-    let buffer = Exclusive::new(WriteBuffer::new(size));
+    let mut buffer = WriteBuffer::new(size);
+    if py.version_info() >= (3, 13) {
+        // As io.BufferedWriter does since then.
+        buffer = buffer.sending_whole_buffers();
+    }
+    let buffer = Exclusive::new(buffer);
     let writer = Writer { buffer, socket: socket.clone().unbind() };
     Ok(Bound::new(py, PyClassInitializer::from(file).add_subclass(writer))?.into_any())
 }
 
 impl Writer {
+    /// Begins a call, which fails with `closed` when the file is closed.
     fn writing<'a, 'py>(
         slf: &'a Bound<'py, Self>,
-        method: &str,
+        closed: &'static str,
     ) -> PyResult<(Lent<'a, WriteBuffer>, Connection<'a, 'py>)> {
         let (py, file) = (slf.py(), slf.as_super().get());
-        file.check_open(method)?;
-        Ok((slf.get().buffer.borrow(py, method)?, Connection(file.socket(py))))
+        let buffer = slf.get().buffer.borrow(py)?;
+        // Only now, for another thread may have closed it meanwhile.
+        file.check_open(py, closed)?;
+        Ok((buffer, Connection(file.socket(py))))
     }
 }
 
@@ -59,7 +68,7 @@ impl Writer {
     fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         let view = View::of(data)?;
         let data = view.bytes();
-        let (mut buffer, connection) = Self::writing(slf, "write")?;
+        let (mut buffer, connection) = Self::writing(slf, "write to closed file")?;
         let written = buffer.write(data, |data| connection.send(data))?;
         if written < data.len() { Err(no_room(written)) } else { Ok(written) }
     }
@@ -67,7 +76,7 @@ impl Writer {
     /// Writes each of `lines`; no line ends are added.
     #[pyo3(signature = (lines, /))]
     fn writelines(slf: &Bound<'_, Self>, lines: &Bound<'_, PyAny>) -> PyResult<()> {
-        slf.as_super().get().check_open("write")?;
+        slf.as_super().get().check_open(slf.py(), CLOSED)?;
         for line in lines.try_iter()? {
             Self::write(slf, &line?)?;
         }
@@ -76,40 +85,66 @@ impl Writer {
 
     /// Sends what is in the buffer.
     fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (mut buffer, connection) = Self::writing(slf, "flush")?;
+        let (mut buffer, connection) = Self::writing(slf, "flush of closed file")?;
         if buffer.flush(|data| connection.send(data))? { Ok(()) } else { Err(no_room(0)) }
     }
 
     /// Sends what is in the buffer and closes the file, also if sending fails; the connection too if
     /// `request` is closed and this was the last file.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let file = slf.as_super().get();
-        if file.closed()? {
+        let (py, file) = (slf.py(), slf.as_super().get());
+        let mut buffer = slf.get().buffer.borrow(py)?;
+        if file.closed(py)? {
             return Ok(());
         }
-        let flushed = Self::flush(slf);
+        let connection = Connection(file.socket(py));
+        let flushed = buffer.flush(|data| connection.send(data)).map_err(PyErr::from);
         // Closed is closed: what is left is not for the next owner of the descriptor.
-        if let Ok((mut buffer, _)) = Self::writing(slf, "close") {
-            buffer.clear();
-        }
-        flushed.and(file.close_file(slf.py()))
+        buffer.clear();
+        let closed = file.close_file(py);
+        if flushed? { closed } else { Err(no_room(0)) }
     }
 
-    #[pyo3(signature = (size=-1, /))]
-    fn read(slf: &Bound<'_, Self>, size: Option<isize>) -> PyResult<()> {
-        let _ = size;
+    #[pyo3(signature = (*_arguments))]
+    fn read(slf: &Bound<'_, Self>, _arguments: &Bound<'_, PyTuple>) -> PyResult<()> {
         Err(unsupported(slf.py(), "read"))
     }
 
-    #[pyo3(signature = (size=-1, /))]
-    fn read1(slf: &Bound<'_, Self>, size: isize) -> PyResult<()> {
-        let _ = size;
+    #[pyo3(signature = (*_arguments))]
+    fn read1(slf: &Bound<'_, Self>, _arguments: &Bound<'_, PyTuple>) -> PyResult<()> {
         Err(unsupported(slf.py(), "read1"))
     }
 
-    #[pyo3(signature = (size=-1, /))]
-    fn readline(slf: &Bound<'_, Self>, size: Option<isize>) -> PyResult<()> {
-        let _ = size;
+    #[pyo3(signature = (buffer, /))]
+    fn readinto(slf: &Bound<'_, Self>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        View::writable(buffer, "readinto()")?;
+        Err(unsupported(slf.py(), "read"))
+    }
+
+    #[pyo3(signature = (buffer, /))]
+    fn readinto1(slf: &Bound<'_, Self>, buffer: &Bound<'_, PyAny>) -> PyResult<()> {
+        View::writable(buffer, "readinto1()")?;
+        Err(unsupported(slf.py(), "read1"))
+    }
+
+    #[pyo3(signature = (_size=None, /))]
+    fn readline(
+        slf: &Bound<'_, Self>,
+        #[pyo3(from_py_with = optional_size)] _size: Option<isize>,
+    ) -> PyResult<()> {
+        Err(unsupported(slf.py(), "read"))
+    }
+
+    #[pyo3(signature = (_hint=None, /))]
+    fn readlines(
+        slf: &Bound<'_, Self>,
+        #[pyo3(from_py_with = optional_size)] _hint: Option<isize>,
+    ) -> PyResult<()> {
+        slf.as_super().get().check_open(slf.py(), CLOSED)?;
+        Err(unsupported(slf.py(), "read"))
+    }
+
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Err(unsupported(slf.py(), "read"))
     }
 

@@ -129,6 +129,7 @@ READS: dict[str, tuple[Any, ...]] = {
     "readline-limit-of-65537": ([b"x" * 70_000 + b"\n"], ("readline", 65537), ("readline", 65537)),
     "readlines": ([b"a\nb", b"c\n\nd", END], ("readlines",), ("readlines",)),
     "readlines-hint": (b"a\nb\nc\nd\n", END, ("readlines", 3), ("readlines", 1), ("readlines",)),
+    "readlines-hint-just-reached": (b"a\nb\nc\nd\n", END, ("readlines", 4), ("readlines",)),
     "readlines-hint-zero": (b"a\nb\n", END, ("readlines", 0)),
     "readlines-hint-negative": (b"a\nb\n", END, ("readlines", -1)),
     "readlines-hint-none": (b"a\nb\n", END, ("readlines", None)),
@@ -171,7 +172,7 @@ READS: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("steps", READS.values(), ids=READS.keys())
 def test_results_are_those_of_makefile(ss: Variant, steps: tuple[Any, ...]) -> None:
-    assert_like_plain_files(ss, rfile(*steps))
+    assert_like_plain_files(ss, rfile(*steps), rbufsize=8192)
 
 
 def test_results_are_bytes(ss: Variant) -> None:
@@ -225,7 +226,7 @@ def test_as_much_is_left_in_the_socket(ss: Variant, steps: tuple[Any, ...], rbuf
     assert_like_plain_files(ss, rfile(*steps), rbufsize=rbufsize)
 
 
-@pytest.mark.parametrize("rbufsize", [-1, 65536])
+@pytest.mark.parametrize("rbufsize", [8192, 65536])
 @pytest.mark.parametrize("count", [8191, 8192, 8193, 10_000, 65535, 65536, 65537])
 def test_a_large_read_leaves_as_much_in_the_socket(ss: Variant, count: int, rbufsize: int) -> None:
     for method in (("read", count), ("read1", count), into(bytearray(count)), ("peek", count)):
@@ -292,6 +293,15 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "read-float": ("read", 1.0),
     "read-minus-two": ("read", -2),
     "read-huge": ("read", 1 << 70),
+    "read-most": ("read", -1 << 70),
+    "read1-huge": ("read1", 1 << 70),
+    "readlines-huge": ("readlines", 1 << 70),
+    "peek-huge": ("peek", 1 << 70),
+    "seek-from-nowhere": ("seek", 0, 9),
+    "seek-without": ("seek",),
+    "seek-text": ("seek", "x"),
+    "truncate-text": ("truncate", "x"),
+    "writelines-none": ("writelines", None),
     "read-two-arguments": ("read", 1, 2),
     "read1-text": ("read1", "x"),
     "read1-none": ("read1", None),
@@ -385,7 +395,9 @@ TRAITS: dict[str, Any] = {
     "pickle": lambda h: pickle.dumps(h.rfile),
     "copy": lambda h: copy.copy(h.rfile),
     "deepcopy": lambda h: copy.deepcopy(h.rfile),
+    "closed-below": lambda h: (h.rfile.raw.close(), h.rfile.closed),
     "context-gives-itself": lambda h: h.rfile.__enter__() is h.rfile,
+    "exit-without-arguments": lambda h: h.rfile.__exit__(),
     "exit-of-an-error-is-passed-on": lambda h: h.rfile.__exit__(OSError, None, None),
 }
 
@@ -419,17 +431,52 @@ def test_file_is_freed_with_its_last_reference(ss: Variant) -> None:
     assert handled(ss, act)() is None
 
 
-def test_cycle_through_an_attribute_is_collected(ss: Variant) -> None:
+CYCLES: dict[str, Callable[[Any], Any]] = {
+    "itself": lambda h: setattr(h.rfile, "itself", h.rfile),
+    "handler": lambda h: setattr(h.rfile, "owner", h),
+}
+
+
+@pytest.mark.parametrize("cycle", CYCLES.values(), ids=CYCLES.keys())
+def test_cycle_through_an_attribute_is_collected(ss: Variant, cycle: Callable[[Any], Any]) -> None:
     def act(handler: Any) -> Any:
-        reference = weakref.ref(handler.rfile)
-        handler.rfile.itself = handler.rfile
-        handler.rfile.close()
-        handler.rfile = io.BytesIO()
-        return reference
+        cycle(handler)
+        return weakref.ref(handler.rfile)
 
     reference = handled(ss, act)
     gc.collect()
     assert reference() is None
+
+
+@pytest.mark.parametrize("wbufsize", [0, -1])
+def test_files_are_made_while_garbage_is_collected(ss: Variant, wbufsize: int) -> None:
+    """An object that is visited before it is filled ends the process."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(20):
+            lines = handled(ss, rfile(b"line\n", ("readline",)), wbufsize=wbufsize)
+            assert lines == [b"line\n"]
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+@pytest.mark.parametrize("touch", [lambda f: None, lambda f: f.raw], ids=["buffered", "raw"])
+@pytest.mark.parametrize("close", [lambda f: f.close(), lambda f: None], ids=["closed", "freed"])
+def test_last_file_closes_the_descriptor_of_a_closed_request(
+    ss: Variant, touch: Callable[[Any], Any], close: Callable[[Any], Any]
+) -> None:
+    def act(handler: Any) -> tuple[bool, bytes]:
+        handler.wfile.close()
+        touch(handler.rfile)
+        handler.request.close()
+        before = handler.request.fileno() >= 0
+        close(handler.rfile)
+        handler.rfile = io.BytesIO()
+        assert handler.request.fileno() == -1
+        return before, handler.peer.recv(1)
+
+    assert handled(ss, act) == (True, b"")
 
 
 # --- closed ----------------------------------------------------------------------------------
@@ -452,6 +499,7 @@ AFTER_CLOSE: dict[str, Any] = {
     "peek": ("peek",),
     "write": ("write", b"x"),
     "writelines": ("writelines", [b"x"]),
+    "writelines-of-nothing": ("writelines", []),
     "flush": ("flush",),
     "fileno": ("fileno",),
     "isatty": ("isatty",),
@@ -459,6 +507,7 @@ AFTER_CLOSE: dict[str, Any] = {
     "writable": ("writable",),
     "seekable": ("seekable",),
     "seek": ("seek", 0),
+    "seek-from-nowhere": ("seek", 0, 9),
     "tell": ("tell",),
     "truncate": ("truncate",),
     "enter": lambda h: h.rfile.__enter__(),
@@ -468,6 +517,7 @@ AFTER_CLOSE: dict[str, Any] = {
     "mode": lambda h: h.rfile.mode,
     "name": lambda h: h.rfile.name,
     "repr": lambda h: type(repr(h.rfile)),
+    "raw": lambda h: h.rfile.raw and h.rfile.raw.closed,
     "detach": lambda h: h.rfile.detach().closed,
 }
 
@@ -625,6 +675,22 @@ def test_reset_is_raised_by_each_reading_method(ss: Variant, step: Any) -> None:
     assert (first, second.kind, third) == (b"line\n", ConnectionResetError, b"")
 
 
+def until_it_fails(step: Any) -> Callable[[Any], list[Any]]:
+    """Return an act that takes `step` until it fails, or three times; lists the outcomes."""
+
+    def act(handler: Any) -> list[Any]:
+        outcomes: list[Any] = []
+        while len(outcomes) < 3 and not (outcomes and isinstance(outcomes[-1], Raised)):
+            outcomes += rfile(step)(handler)
+        return outcomes
+
+    return act
+
+
+TAKES_WHAT_IS_THERE = {"read1", "read1-count", "readinto1"}
+"""Of `READING`, those that return what has come before they wait for more."""
+
+
 def test_data_comes_before_the_reset(ss: Variant) -> None:
     act = rfile(
         b"abc\nde",
@@ -636,15 +702,24 @@ def test_data_comes_before_the_reset(ss: Variant) -> None:
         ("peek",),
         ("read", 9),
     )
+    kept = b"" if ss.is_reference else b"e"
     outcomes = kinds(handled(ss, act, socket.AF_INET))
-    assert outcomes == [b"abc\n", b"de", None, b"d", ConnectionResetError, b"", b""]
+    assert outcomes == [b"abc\n", b"de", None, b"d", ConnectionResetError, kept, kept]
 
 
 @pytest.mark.parametrize("rbufsize", [-1, 16])
-@pytest.mark.parametrize("step", READING.values(), ids=READING.keys())
-def test_data_then_reset_ends_alike(ss: Variant, step: Any, rbufsize: int) -> None:
-    act = rfile(b"abc", ("peek",), reset_by_peer, *[step] * 3, ("read",))
+@pytest.mark.parametrize("name", READING.keys())
+def test_data_then_reset_ends_alike(ss: Variant, name: str, rbufsize: int) -> None:
+    """Ours still has afterwards what the reference has lost."""
+    act = rfile(b"abc", ("peek",), reset_by_peer, until_it_fails(READING[name]))
     assert_like_plain_files(ss, act, family=socket.AF_INET, rbufsize=rbufsize)
+    if ss.is_reference:
+        return
+    failing = until_it_fails(READING[name])
+    act = rfile(b"abc", ("peek",), reset_by_peer, failing, ("read",), ("read",))
+    *_, before, after = kinds(handled(ss, act, socket.AF_INET, rbufsize=rbufsize))
+    kept = b"" if name in TAKES_WHAT_IS_THERE else b"abc"
+    assert [before, after] == ([ConnectionResetError, kept] if name == "peek" else [kept, b""])
 
 
 @pytest.mark.parametrize("rbufsize", [-1, 2])
@@ -654,10 +729,22 @@ def test_timeout_ends_each_reading_method_alike(ss: Variant, step: Any, rbufsize
     assert_like_plain_files(ss, act, timeout=TINY, rbufsize=rbufsize)
 
 
-@pytest.mark.parametrize("step", READING.values(), ids=READING.keys())
-def test_timeout_after_part_of_the_data_ends_alike(ss: Variant, step: Any) -> None:
-    act = rfile(b"a\nbc", ("readline",), *[step] * 3, b"late\n", ("read1", 1), ("readline",), left)
+@pytest.mark.parametrize("data", [b"a\nbc", b"a\nb\nc"], ids=["part-of-a-line", "line-and-part"])
+@pytest.mark.parametrize("name", READING.keys())
+def test_timeout_after_part_of_the_data_ends_alike(ss: Variant, name: str, data: bytes) -> None:
+    """Ours still has afterwards what the reference has lost, but receives no more either."""
+    act = rfile(data, ("readline",), until_it_fails(READING[name]), left)
     assert_like_plain_files(ss, act, timeout=TINY)
+    if ss.is_reference:
+        return
+    act = rfile(data, ("readline",), until_it_fails(READING[name]), b"late\n", ("read1",), left)
+    _, failing, kept, rest = handled(ss, act, timeout=TINY)
+    taken = [line for line in failing if isinstance(line, bytes)]
+    if name in TAKES_WHAT_IS_THERE:
+        assert kept == Raised(OSError, ("cannot read from timed out object",))
+    else:
+        assert (b"" if name == "peek" else b"".join(taken)) + kept == data[2:]
+    assert rest == b"late\n"
 
 
 def test_file_that_timed_out_refuses_to_read_on(ss: Variant) -> None:
@@ -879,6 +966,38 @@ def test_second_reader_waits_for_the_first(ss: Variant) -> None:
     assert handled(ss, act) == [b"abcd", b"efgh"]
 
 
+def test_close_waits_for_the_reader(ss: Variant) -> None:
+    def act(handler: Any) -> tuple[bytes, bool]:
+        reading = Call(handler.rfile.read, 4)
+        assert reading.still_waits()
+        closing = Call(handler.rfile.close)
+        assert closing.still_waits()
+        handler.peer.sendall(b"abcd")
+        got = reading.outcome("read()")
+        closing.outcome("close()")
+        return got, handler.rfile.closed
+
+    assert handled(ss, act) == (b"abcd", True)
+
+
+def test_reader_that_waited_finds_the_file_closed(ours: Variant) -> None:
+    def act(handler: Any) -> Any:
+        first = Call(handler.rfile.read, 4)
+        assert first.still_waits()
+        closing = Call(handler.rfile.close)
+        assert closing.still_waits()
+        second = Call(outcome, handler.rfile.readline)
+        assert second.still_waits()
+        handler.peer.sendall(b"abcdline\n")
+        handler.peer.shutdown(socket.SHUT_WR)
+        first.outcome("the first read()")
+        closing.outcome("close()")
+        return second.outcome("readline()")
+
+    found = handled(ours, act)
+    assert found in (b"line\n", Raised(ValueError, ("readline of closed file",)))
+
+
 # --- signals ---------------------------------------------------------------------------------
 
 
@@ -975,15 +1094,18 @@ def test_error_of_a_signal_handler_ends_the_read(
 def test_error_of_a_signal_handler_in_mid_read_leaves_the_file_readable(
     ss: Variant, interrupting: Any, method: str
 ) -> None:
-    def act(handler: Any) -> bytes:
+    """What the reference may have lost, ours still has."""
+
+    def act(handler: Any) -> tuple[bytes, bytes]:
         with fed(handler, [b"abc", interrupting(interrupt)]):
             with pytest.raises(LookupError, match="interrupted"):
                 SIGNALLED[method](handler.rfile)
             handler.peer.sendall(b"\nwhole\n")
-            handler.rfile.readline()
-            return handler.rfile.readline()
+            return handler.rfile.readline(), handler.rfile.readline()
 
-    assert handled(ss, act) == b"whole\n"
+    first, second = handled(ss, act)
+    assert second == b"whole\n"
+    assert first == b"abc\n" or (ss.is_reference and first == b"\n")
 
 
 def test_read_inside_a_read_of_the_same_thread_is_a_runtime_error(
