@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use fastsocketserver::ReadBuffer;
+use fastsocketserver::{ReadBuffer, Room};
 
 /// As large as a file over a connection has it.
 const SIZE: usize = 8192;
@@ -37,9 +37,8 @@ fn read_line(criterion: &mut Criterion) {
             bencher.iter(|| {
                 rest = &data;
                 for _ in 0..lines {
-                    let receive = |room: &mut [u8]| {
-                        let length = rest.len().min(room.len());
-                        room[..length].copy_from_slice(&rest[..length]);
+                    let receive = |room: &mut Room<'_>| {
+                        let length = room.put(rest);
                         rest = &rest[length..];
                         Ok::<_, Infallible>(Some(length))
                     };

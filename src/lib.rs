@@ -51,6 +51,7 @@ pub use listener::Listener;
 pub use options::ListenOptions;
 pub use server::{Builder, Handle, Server};
 pub use stream::{ReadBuffer, WriteBuffer};
+pub use sys::Room;
 pub use thread_cache::{ThreadCache, Worker};
 pub use wait::{Blocking, Wait};
 pub use waker::Waker;

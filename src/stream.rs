@@ -4,12 +4,16 @@
 //! returns `None` where that would block and blocking is not wanted. Neither holds memory while it
 //! is empty: an idle connection costs none.
 
+use std::mem::MaybeUninit;
+
 use memchr::memchr;
+
+use crate::sys::Room;
 
 /// Bytes that have been received and not been read yet.
 ///
-/// Each method takes `receive`, which fills a slice from the stream and returns how many bytes it
-/// stored, 0 at the end of the stream, or `None` if none have come yet. What was received before an
+/// Each method takes `receive`, which puts bytes from the stream into a [`Room`] and returns how many,
+/// 0 at the end of the stream, or `None` if none have come yet. What was received before an
 /// error stays here.
 #[derive(Debug)]
 pub struct ReadBuffer {
@@ -46,7 +50,7 @@ impl ReadBuffer {
     pub fn read_line<T, E>(
         &mut self,
         limit: Option<usize>,
-        mut receive: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+        mut receive: impl FnMut(&mut Room<'_>) -> Result<Option<usize>, E>,
         deliver: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, E> {
         let limit = limit.unwrap_or(usize::MAX);
@@ -56,14 +60,13 @@ impl ReadBuffer {
                 return Ok(self.deliver(length, deliver));
             }
             searched = self.unread().len();
-            let wanted = self.size;
-            let mut on_stack = [0; ON_STACK];
+            let mut on_stack = [MaybeUninit::uninit(); ON_STACK];
             let mut on_heap = Vec::new();
-            let room = room(&mut on_stack, &mut on_heap, wanted);
-            let Some(length @ 1..) = receive(room)? else {
+            let mut room = room(&mut on_stack, &mut on_heap, self.size);
+            let Some(1..) = receive(&mut room)? else {
                 return Ok(self.deliver(searched, deliver));
             };
-            let received = &room[..length];
+            let received = room.filled();
             if searched == 0 {
                 if let Some(length) = line_length(received, 0, limit) {
                     let delivered = deliver(&received[..length]);
@@ -84,31 +87,29 @@ impl ReadBuffer {
     /// What `receive` returns; what came before it is unread again.
     pub fn read<E>(
         &mut self,
-        target: &mut [u8],
-        mut receive: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+        target: &mut Room<'_>,
+        mut receive: impl FnMut(&mut Room<'_>) -> Result<Option<usize>, E>,
     ) -> Result<Option<usize>, E> {
-        let mut filled = self.take(target);
-        while filled < target.len() {
-            let received = if target.len() - filled >= self.size {
-                receive(&mut target[filled..])
+        self.take(target);
+        while target.left() > 0 {
+            let received = if target.left() >= self.size {
+                receive(target)
             } else {
-                match self.fill(&mut receive) {
-                    Ok(Some(1..)) => Ok(Some(self.take(&mut target[filled..]))),
-                    end => end,
-                }
+                let received = self.fill(&mut receive);
+                self.take(target);
+                received
             };
             match received {
-                Ok(Some(0)) => break,
-                Ok(Some(length)) => filled += length,
-                Ok(None) if filled == 0 => return Ok(None),
-                Ok(None) => break,
+                Ok(Some(1..)) => {}
+                Ok(None) if target.filled().is_empty() => return Ok(None),
+                Ok(_) => break,
                 Err(error) => {
-                    self.put_back(&target[..filled]);
+                    self.put_back(target.filled());
                     return Err(error);
                 }
             }
         }
-        Ok(Some(filled))
+        Ok(Some(target.filled().len()))
     }
 
     /// Reads to the end of the stream, or as far as bytes have come, and has `deliver` make of them
@@ -119,7 +120,7 @@ impl ReadBuffer {
     /// What `receive` returns.
     pub fn read_to_end<T, E>(
         &mut self,
-        mut receive: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+        mut receive: impl FnMut(&mut Room<'_>) -> Result<Option<usize>, E>,
         deliver: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, E> {
         loop {
@@ -142,7 +143,7 @@ impl ReadBuffer {
     /// What `receive` returns.
     pub fn peek<E>(
         &mut self,
-        mut receive: impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+        mut receive: impl FnMut(&mut Room<'_>) -> Result<Option<usize>, E>,
     ) -> Result<Option<usize>, E> {
         if self.unread().is_empty() {
             self.fill(&mut receive)
@@ -152,9 +153,8 @@ impl ReadBuffer {
     }
 
     /// Moves unread bytes into `target`, as many as there are and as it takes.
-    pub fn take(&mut self, target: &mut [u8]) -> usize {
-        let length = self.unread().len().min(target.len());
-        target[..length].copy_from_slice(&self.unread()[..length]);
+    pub fn take(&mut self, target: &mut Room<'_>) -> usize {
+        let length = target.put(self.unread());
         self.consume(length);
         length
     }
@@ -168,17 +168,15 @@ impl ReadBuffer {
     /// Receives once, behind what is unread.
     fn fill<E>(
         &mut self,
-        receive: &mut impl FnMut(&mut [u8]) -> Result<Option<usize>, E>,
+        receive: &mut impl FnMut(&mut Room<'_>) -> Result<Option<usize>, E>,
     ) -> Result<Option<usize>, E> {
-        let mut on_stack = [0; ON_STACK];
+        let mut on_stack = [MaybeUninit::uninit(); ON_STACK];
         let mut on_heap = Vec::new();
         // A long stream is received in long pieces, as it would be into a file of that length.
         let wanted = self.size.max(self.unread().len().min(1 << 20));
-        let room = room(&mut on_stack, &mut on_heap, wanted);
-        let received = receive(room)?;
-        if let Some(length) = received {
-            self.append(&room[..length]);
-        }
+        let mut room = room(&mut on_stack, &mut on_heap, wanted);
+        let received = receive(&mut room)?;
+        self.append(room.filled());
         Ok(received)
     }
 
@@ -207,13 +205,16 @@ impl ReadBuffer {
 }
 
 /// Where to receive `wanted` bytes.
-fn room<'a>(on_stack: &'a mut [u8], on_heap: &'a mut Vec<u8>, wanted: usize) -> &'a mut [u8] {
+fn room<'a>(
+    on_stack: &'a mut [MaybeUninit<u8>],
+    on_heap: &'a mut Vec<MaybeUninit<u8>>,
+    wanted: usize,
+) -> Room<'a> {
     if wanted <= on_stack.len() {
-        &mut on_stack[..wanted]
-    } else {
-        on_heap.resize(wanted, 0);
-        on_heap
+        return Room::new(&mut on_stack[..wanted]);
     }
+    on_heap.resize(wanted, MaybeUninit::uninit());
+    Room::new(on_heap)
 }
 
 /// How long the line is that `bytes` begins with, if they hold all of it; the first `searched` bytes
@@ -324,10 +325,9 @@ mod tests {
     use super::*;
 
     /// A stream of `data`, all of which is there at once.
-    fn stream(mut data: &[u8]) -> impl FnMut(&mut [u8]) -> Result<Option<usize>, Infallible> {
+    fn stream(mut data: &[u8]) -> impl FnMut(&mut Room<'_>) -> Result<Option<usize>, Infallible> {
         move |room| {
-            let length = data.len().min(room.len());
-            room[..length].copy_from_slice(&data[..length]);
+            let length = room.put(data);
             data = &data[length..];
             Ok(Some(length))
         }
@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(buffer.read_to_end(stream(&vec![0; 100_000]), <[u8]>::len), Ok(Some(100_000)));
         assert_eq!(buffer.bytes.capacity(), 0);
         buffer.put_back(b"ab");
-        assert_eq!(buffer.take(&mut [0; 2]), 2);
+        assert_eq!(buffer.take(&mut Room::over(&mut [0; 2])), 2);
         assert_eq!(buffer.bytes.capacity(), 0);
     }
 

@@ -345,7 +345,7 @@ mod tests {
             .collect();
         let mut begun: Vec<i32> = receiver.iter().take(20).collect();
         begun.sort_unstable();
-        assert_eq!(begun, Vec::from_iter(0..20));
+        assert_eq!(begun, (0..20).collect::<Vec<_>>());
         drop(blocked);
         cache.join();
     }

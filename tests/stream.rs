@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use fastsocketserver::{ReadBuffer, WriteBuffer};
+use fastsocketserver::{ReadBuffer, Room, WriteBuffer};
 
 /// What goes wrong with a stream here.
 #[derive(Debug, PartialEq)]
@@ -32,12 +32,11 @@ impl Stream {
         Self { events: events.into_iter().collect(), asked: Vec::new() }
     }
 
-    fn receive(&mut self, room: &mut [u8]) -> Result<Option<usize>, Broken> {
-        self.asked.push(room.len());
+    fn receive(&mut self, room: &mut Room<'_>) -> Result<Option<usize>, Broken> {
+        self.asked.push(room.left());
         match self.events.pop_front() {
             Some(Event::Data(mut bytes)) => {
-                let length = bytes.len().min(room.len());
-                room[..length].copy_from_slice(&bytes[..length]);
+                let length = room.put(&bytes);
                 if length < bytes.len() {
                     self.events.push_front(Event::Data(bytes.split_off(length)));
                 }
@@ -61,7 +60,7 @@ impl Stream {
     /// Reads `length` bytes, or what there is of them.
     fn read(&mut self, buffer: &mut ReadBuffer, length: usize) -> Result<Option<Vec<u8>>, Broken> {
         let mut target = vec![0; length];
-        let read = buffer.read(&mut target, |room| self.receive(room))?;
+        let read = buffer.read(&mut Room::over(&mut target), |room| self.receive(room))?;
         Ok(read.map(|length| target[..length].to_vec()))
     }
 
@@ -245,12 +244,12 @@ fn a_peek_takes_nothing_and_receives_only_for_an_empty_buffer() {
     assert_eq!(buffer.peek(|room| stream.receive(room)), Ok(Some(2)));
     assert_eq!(buffer.peek(|room| stream.receive(room)), Ok(Some(2)));
     let mut target = [0; 5];
-    assert_eq!(buffer.take(&mut target[..1]), 1);
+    assert_eq!(buffer.take(&mut Room::over(&mut target[..1])), 1);
     assert_eq!(buffer.unread(), b"b");
-    assert_eq!(buffer.take(&mut target), 1);
-    assert_eq!(buffer.take(&mut target), 0);
+    assert_eq!(buffer.take(&mut Room::over(&mut target)), 1);
+    assert_eq!(buffer.take(&mut Room::over(&mut target)), 0);
     assert_eq!(buffer.peek(|room| stream.receive(room)), Ok(Some(1)));
-    assert_eq!(buffer.take(&mut target), 1);
+    assert_eq!(buffer.take(&mut Room::over(&mut target)), 1);
     assert_eq!(buffer.peek(|room| stream.receive(room)), Err(Broken));
     assert_eq!(buffer.peek(|room| stream.receive(room)), Ok(Some(0)));
 }

@@ -12,6 +12,7 @@ use pyo3::type_object::PyTypeInfo;
 use pyo3::types::PyBytes;
 
 use super::error::Raised;
+use crate::sys::Room;
 
 /// The memory of an object, which cannot be resized or freed while this lives.
 pub(super) struct View<'py> {
@@ -88,13 +89,14 @@ unsafe extern "C" {
 pub(super) fn filled(
     py: Python<'_>,
     size: usize,
-    fill: impl FnOnce(&mut [u8]) -> Result<Option<usize>, Raised>,
+    fill: impl FnOnce(&mut Room<'_>) -> Result<Option<usize>, Raised>,
 ) -> Result<Option<Bound<'_, PyBytes>>, Raised> {
     const ON_STACK: usize = 8192;
     if size <= ON_STACK {
-        let mut on_stack = [0; ON_STACK];
-        let length = fill(&mut on_stack[..size])?;
-        return Ok(length.map(|length| PyBytes::new(py, &on_stack[..length])));
+        let mut on_stack = [MaybeUninit::uninit(); ON_STACK];
+        let mut room = Room::new(&mut on_stack[..size]);
+        let filled = fill(&mut room)?;
+        return Ok(filled.map(|_| PyBytes::new(py, room.filled())));
     }
     let capacity = ffi::Py_ssize_t::try_from(size).unwrap_or(ffi::Py_ssize_t::MAX);
     // SAFETY: attached; a new reference to bytes whose content is ours to write, or null with an
@@ -103,18 +105,11 @@ pub(super) fn filled(
     if bytes.is_null() {
         return Err(PyErr::fetch(py).into());
     }
-    // SAFETY: `bytes` has memory for `size` bytes, and nobody else knows of it. It is set to zero, for
-    // a slice must not show memory that was never written.
-    let memory = unsafe {
-        let start = ffi::PyBytes_AsString(bytes).cast::<u8>();
-        ptr::write_bytes(start, 0, size);
-        slice::from_raw_parts_mut(start, size)
-    };
-    let outcome = fill(memory);
-    let length = match &outcome {
-        Ok(Some(length)) => ffi::Py_ssize_t::try_from(*length).unwrap_or_default(),
-        _ => 0,
-    };
+    // SAFETY: `bytes` has memory for `size` bytes, and nobody else knows of it.
+    let memory = unsafe { slice::from_raw_parts_mut(ffi::PyBytes_AsString(bytes).cast(), size) };
+    let mut room = Room::new(memory);
+    let outcome = fill(&mut room);
+    let length = ffi::Py_ssize_t::try_from(room.filled().len()).unwrap_or_default();
     // SAFETY: attached, and this is the only reference. The call replaces it, or frees it, sets it to
     // null and sets an exception.
     let bytes = unsafe {

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use super::error::Raised;
 use super::interpreter::wait_in_turn;
-use crate::sys::{self, Flow};
+use crate::sys::{self, Flow, Room};
 use crate::wait::{Blocking, Wait};
 
 /// From here on, copying takes so long that other threads may run meanwhile.
@@ -25,7 +25,7 @@ const LARGE: usize = 1 << 16;
 pub(super) struct Connection<'a, 'py>(pub(super) &'a Bound<'py, PyAny>);
 
 impl Connection<'_, '_> {
-    /// Receives into `buffer`: how many bytes, 0 at the end of the stream; `None` where the socket
+    /// Receives into `room`: how many bytes, 0 at the end of the stream; `None` where the socket
     /// does not block and there is nothing.
     ///
     /// # Errors
@@ -33,11 +33,15 @@ impl Connection<'_, '_> {
     /// `TimeoutError` after the socket's timeout, and what `recv(2)` reports.
     ///
     /// `habit` is that of the connection; see there.
-    pub(super) fn receive(self, buffer: &mut [u8], habit: &Habit) -> Result<Option<usize>, Raised> {
-        let room = buffer.len();
-        let try_first = room < LARGE && !habit.0.load(Ordering::Relaxed);
+    pub(super) fn receive(
+        self,
+        room: &mut Room<'_>,
+        habit: &Habit,
+    ) -> Result<Option<usize>, Raised> {
+        let wanted = room.left();
+        let try_first = wanted < LARGE && !habit.0.load(Ordering::Relaxed);
         if try_first {
-            match sys::receive(self.fileno()?, buffer, Flow::Try) {
+            match sys::receive(self.fileno()?, room, Flow::Try) {
                 Err(error) if is_not_yet(&error) => habit.0.store(true, Ordering::Relaxed),
                 outcome => return Ok(Some(outcome?)),
             }
@@ -45,10 +49,10 @@ impl Connection<'_, '_> {
         let received = self.wait_and(
             self.deadline()?,
             !try_first,
-            |fd, flow| sys::receive(fd, buffer, flow),
+            |fd, flow| sys::receive(fd, room, flow),
             |fd, limit| Blocking.readable(fd, limit),
         )?;
-        if received == Some(room) {
+        if received == Some(wanted) {
             habit.0.store(false, Ordering::Relaxed);
         }
         Ok(received)

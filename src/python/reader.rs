@@ -12,6 +12,7 @@ use super::error::Raised;
 use super::exclusive::{Exclusive, Lent};
 use super::file::{CLOSED, SocketFile, makefile, native_size, unsupported};
 use crate::stream::ReadBuffer;
+use crate::sys::Room;
 
 /// Reads from a plain socket as `io.BufferedReader` over `socket.SocketIO` does.
 ///
@@ -58,11 +59,11 @@ struct Source<'a, 'py> {
 }
 
 impl Source<'_, '_> {
-    fn receive(self, buffer: &mut [u8]) -> Result<Option<usize>, Raised> {
+    fn receive(self, room: &mut Room<'_>) -> Result<Option<usize>, Raised> {
         if self.reader.timed_out.load(Ordering::Relaxed) {
             return Err(PyOSError::new_err("cannot read from timed out object").into());
         }
-        let outcome = self.connection.receive(buffer, &self.reader.habit);
+        let outcome = self.connection.receive(room, &self.reader.habit);
         if let Err(Raised::Python(error)) = &outcome {
             if error.is_instance_of::<PyTimeoutError>(self.connection.0.py()) {
                 self.reader.timed_out.store(true, Ordering::Relaxed);
@@ -117,9 +118,10 @@ impl Reader {
             );
         };
         // Whole buffers come straight here, the rest by way of the buffer.
-        let receive = |room: &mut [u8]| {
-            let length = room.len() - if room.len() > ahead { room.len() % ahead } else { 0 };
-            source.receive(&mut room[..length])
+        let receive = |room: &mut Room<'_>| {
+            let left = room.left();
+            let length = left - if left > ahead { left % ahead } else { 0 };
+            room.within(length, |room| source.receive(room))
         };
         Ok(filled(py, size, |target| buffer.read(target, receive))?)
     }
@@ -147,7 +149,8 @@ impl Reader {
     fn readinto(slf: &Bound<'_, Self>, buffer: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
         let mut view = View::writable(buffer, "readinto()")?;
         let Reading { mut buffer, source } = Self::reading(slf, "readinto of closed file")?;
-        Ok(buffer.read(view.bytes_mut(), |room| source.receive(room))?)
+        let target = &mut Room::over(view.bytes_mut());
+        Ok(buffer.read(target, |room| source.receive(room))?)
     }
 
     /// Reads into `buffer` what is here, or what the next receiving brings.
@@ -155,11 +158,11 @@ impl Reader {
     fn readinto1(slf: &Bound<'_, Self>, buffer: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
         let mut view = View::writable(buffer, "readinto1()")?;
         let Reading { mut buffer, source } = Self::reading(slf, "readinto of closed file")?;
-        let target = view.bytes_mut();
-        if buffer.unread().is_empty() && target.len() > slf.get().size {
+        let target = &mut Room::over(view.bytes_mut());
+        if buffer.unread().is_empty() && target.left() > slf.get().size {
             return Ok(source.receive(target)?);
         }
-        if !target.is_empty() && buffer.peek(|room| source.receive(room))?.is_none() {
+        if target.left() > 0 && buffer.peek(|room| source.receive(room))?.is_none() {
             return Ok(None);
         }
         Ok(Some(buffer.take(target)))

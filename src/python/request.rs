@@ -14,6 +14,7 @@ use super::connection::{Connection, Habit};
 use super::error::Raised;
 use super::interpreter::{call, call_method};
 use super::socket;
+use crate::sys::Room;
 
 /// Makes a method of `function`: as an attribute of a class it is given the object first, which
 /// functions of an extension module are not by themselves.
@@ -73,7 +74,7 @@ pub(super) fn recv_into<'py>(
     }
     let size = if size == 0 { target.len() } else { size };
     let length = Connection(socket)
-        .receive(&mut target[..size], &Habit::default())?
+        .receive(&mut Room::over(&mut target[..size]), &Habit::default())?
         .ok_or_else(would_block)?;
     Ok(length.into_pyobject(py)?.into_any())
 }

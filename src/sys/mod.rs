@@ -12,8 +12,11 @@
 //! This is the only module of the core that knows platforms, and the only one that is `unsafe`.
 #![allow(unsafe_code)]
 
+mod room;
 #[cfg(unix)]
 mod unix;
+
+pub use room::Room;
 
 #[cfg(unix)]
 pub(crate) use unix::*;

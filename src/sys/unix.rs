@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockAddr, SockRef};
 
+#[cfg(feature = "python")]
+use super::Room;
+
 /// Errors that `accept` reports about a connection that is already gone: take the next one.
 ///
 /// `accept(2)` on Linux passes errors that are pending on the new socket on to the caller and asks
@@ -177,15 +180,19 @@ impl Flow {
 }
 
 #[cfg(feature = "python")]
-/// Receives into `buffer`; 0 is the end of the stream. The number need not be an open descriptor.
+/// Receives into `room`; 0 is the end of the stream. The number need not be an open descriptor.
 ///
 /// # Errors
 ///
 /// What `recv(2)` reports.
-pub(crate) fn receive(fd: RawFd, buffer: &mut [u8], flow: Flow) -> io::Result<usize> {
-    // SAFETY: the pointer and the length are those of one slice, which the kernel may write to.
-    let length = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flow.flags()) };
-    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+pub(crate) fn receive(fd: RawFd, room: &mut Room<'_>, flow: Flow) -> io::Result<usize> {
+    // SAFETY: the kernel writes no more than the length it is told, and says how much it wrote.
+    unsafe {
+        room.put_by(|start, length| {
+            let length = libc::recv(fd, start.cast(), length, flow.flags());
+            usize::try_from(length).map_err(|_| io::Error::last_os_error())
+        })
+    }
 }
 
 #[cfg(feature = "python")]
