@@ -213,7 +213,7 @@ impl Turn {
 }
 
 /// How often a thread lets others run before it sleeps until it is its turn.
-const YIELDS: u32 = 16;
+const YIELDS: u32 = 2;
 
 static FIRST_QUEUE: Mutex<()> = Mutex::new(());
 
