@@ -1,9 +1,36 @@
 """What the package's classes stand on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from socket import SocketIO, socket
 from typing import Any, final
 
-__all__ = ["Engine", "call_program", "declare_defaults", "run_file", "wait_readable"]
+from typing_extensions import Buffer, Self, disjoint_base
+
+__all__ = [
+    "Engine",
+    "Reader",
+    "RequestHandle",
+    "SocketFile",
+    "Writer",
+    "call_program",
+    "close",
+    "declare_accepted_socket",
+    "declare_defaults",
+    "forget_threads",
+    "method",
+    "open_reader",
+    "open_writer",
+    "recv",
+    "recv_into",
+    "retire_idle_threads",
+    "run_file",
+    "send",
+    "sendall",
+    "start_request_thread",
+    "stop_caching_threads",
+    "wait_readable",
+    "write_all",
+]
 
 @final
 class Engine:
@@ -38,8 +65,101 @@ class Engine:
     def wake(self) -> None:
         """End the wait of every loop that runs for this server; from any thread."""
 
+    def close_threads(self) -> None:
+        """End the cached threads that no request runs in, and wait until they are gone."""
+
     def is_serving_thread(self) -> bool:
         """Whether the calling thread is inside `serve()`."""
+
+@disjoint_base
+class SocketFile:
+    """A file over a plain socket: what `Reader` and `Writer` have in common.
+
+    Counts in the socket's `_io_refs` while it is open, as the files of `makefile()` do, so that the
+    descriptor stays open when the socket is closed. Methods behave as those of `io.BufferedReader`
+    and `io.BufferedWriter` over `socket.SocketIO`, of which it is a virtual subclass.
+    """
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def name(self) -> int: ...
+    @property
+    def raw(self) -> SocketIO | None:
+        """The unbuffered file under this one, made when asked for; `None` once detached."""
+
+    def readable(self) -> bool: ...
+    def writable(self) -> bool: ...
+    def seekable(self) -> bool: ...
+    def isatty(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def seek(self, target: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+    def truncate(self, size: int | None = None, /) -> int: ...
+    def __iter__(self) -> Self: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *args: object) -> None: ...
+
+@final
+class Reader(SocketFile):
+    """Reads from a plain socket as `io.BufferedReader` over `socket.SocketIO` does.
+
+    It tries with the interpreter lock held, and releases the lock only to wait. What was received
+    before an error stays unread; the standard library's file loses it.
+    """
+
+    def read(self, size: int | None = None, /) -> bytes | None: ...
+    def read1(self, size: int = ..., /) -> bytes: ...
+    def readinto(self, buffer: Buffer, /) -> int | None: ...
+    def readinto1(self, buffer: Buffer, /) -> int | None: ...
+    def readline(self, size: int | None = None, /) -> bytes: ...
+    def readlines(self, hint: int | None = None, /) -> list[bytes]: ...
+    def peek(self, size: int = 0, /) -> bytes: ...
+    def __next__(self) -> bytes: ...
+    def write(self, data: Buffer, /) -> int: ...
+    def writelines(self, lines: Iterable[Buffer], /) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+    def detach(self) -> SocketIO: ...
+
+@final
+class Writer(SocketFile):
+    """Writes to a plain socket as `io.BufferedWriter` over `socket.SocketIO` does.
+
+    It tries with the interpreter lock held, and releases the lock only to wait and for 64 KiB or
+    more.
+    """
+
+    def write(self, data: Buffer, /) -> int: ...
+    def writelines(self, lines: Iterable[Buffer], /) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+    def detach(self) -> SocketIO: ...
+    def read(self, *args: object) -> bytes: ...
+    def read1(self, *args: object) -> bytes: ...
+    def readinto(self, buffer: Buffer, /) -> int: ...
+    def readinto1(self, buffer: Buffer, /) -> int: ...
+    def readline(self, size: int | None = None, /) -> bytes: ...
+    def readlines(self, hint: int | None = None, /) -> list[bytes]: ...
+    def __next__(self) -> bytes: ...
+
+@final
+class RequestHandle:
+    """What stands for the system's thread in a `threading.Thread`, from 3.13 on."""
+
+    @property
+    def ident(self) -> int:
+        """The thread's number, 0 before it has one."""
+
+    def is_done(self) -> bool:
+        """Whether the request is over."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the request is over, or for `timeout` seconds."""
+
+    def _set_done(self) -> None: ...
 
 def call_program(callable: Callable[..., object], args: tuple[Any, ...]) -> bool:
     """Call `callable(*args)` as the interpreter calls a program; false when it raised.
@@ -48,8 +168,39 @@ def call_program(callable: Callable[..., object], args: tuple[Any, ...]) -> bool
     ends the process.
     """
 
-def declare_defaults(base: type, tcp: type, udp: type) -> None:
+def close(socket: socket, /) -> None:
+    """`socket.close`, for accepted sockets."""
+
+def declare_accepted_socket(class_: type[socket]) -> None:
+    """Tell which class accepted sockets have; called once, when it is defined."""
+
+def declare_defaults(base: type, tcp: type, udp: type, threading: type) -> None:
     """Tell which methods are the package's own; called once, when its classes are defined."""
+
+def forget_threads() -> None:
+    """Say that this process was forked, and has none of the threads that there were."""
+
+def method(function: Callable[..., Any]) -> Any:
+    """Make a method of `function`: as an attribute of a class it is given the object first."""
+
+def open_reader(socket: Any, buffer_size: int) -> Any:
+    """Open the file that a stream handler reads from.
+
+    Returns:
+        A `Reader` for a plain socket, what its `makefile()` returns for any other.
+    """
+
+def open_writer(socket: Any, buffer_size: int) -> Any:
+    """Open the file that a stream handler writes to; otherwise as `open_reader()`."""
+
+def recv(socket: socket, bufsize: int, flags: int = 0, /) -> bytes:
+    """`socket.recv`, which tries before it releases the interpreter lock."""
+
+def recv_into(socket: socket, buffer: Buffer, nbytes: int = 0, flags: int = 0, /) -> int:
+    """`socket.recv_into`, which tries before it releases the interpreter lock."""
+
+def retire_idle_threads() -> None:
+    """End the cached threads of all servers that no request runs in; wait until they are gone."""
 
 def run_file(path: str) -> bool:
     """Run a source or compiled file in `__main__`, as the interpreter does; false when it raised.
@@ -60,6 +211,26 @@ def run_file(path: str) -> bool:
         OSError: The file cannot be opened.
     """
 
+def send(socket: socket, data: Buffer, flags: int = 0, /) -> int:
+    """`socket.send`, which tries before it releases the interpreter lock."""
+
+def sendall(socket: socket, data: Buffer, flags: int = 0, /) -> None:
+    """`socket.sendall`, which tries before it releases the interpreter lock."""
+
+def start_request_thread(server: Any, request: Any, client_address: Any) -> bool:
+    """Have `server.process_request_thread(request, client_address)` run in a cached thread.
+
+    Returns:
+        False where only a new `threading.Thread` will do: a program has changed `threading`, wants
+        threads traced, or ends.
+
+    Raises:
+        RuntimeError: No thread can be started.
+    """
+
+def stop_caching_threads() -> None:
+    """Have each request from now on run in a new `threading.Thread`."""
+
 def wait_readable(server: Any, timeout: float | None) -> bool:
     """Wait until `server.fileno()` is readable; false after `timeout` seconds.
 
@@ -68,3 +239,6 @@ def wait_readable(server: Any, timeout: float | None) -> bool:
     Raises:
         ValueError: `server.fileno()` is no descriptor.
     """
+
+def write_all(self: Any, b: Buffer) -> int:
+    """Send all of `b` by `self._sock`; return how many bytes that were."""

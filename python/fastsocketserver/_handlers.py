@@ -11,8 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO, Any
 
-    from typing_extensions import Buffer
-
     from ._base import AddressType, BaseServer, RequestType
 
 
