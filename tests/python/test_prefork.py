@@ -364,7 +364,7 @@ def test_daemon_threads_let_the_program_end_quietly(ss: Variant) -> None:
     read, write, spin, done = b"read\n", b"write\n", b"spin\n", b"done\n"
     # The last to arrive makes the loop's thread want the interpreter while it ends.
     scenes = [(read,), (write,), (spin,), (done,), (read, write, spin, done)]
-    times = 1 if ss.is_reference or ss.pass_through else 10
+    times = 1 if ss.is_reference or ss.pass_through else 40
     with ThreadPoolExecutor(2) as pool:
         for end in [pool.submit(end_with_daemons, ss, lines) for lines in scenes * times]:
             end.result()
