@@ -825,7 +825,8 @@ def test_a_server_without_threads_handles_on_the_callers_thread(ss: Variant, kin
         server.handle_request()
     ((thread, threads),) = seen
     assert thread is threading.current_thread()
-    assert threads == before
+    # Another test's thread that has ended may have been listed for a moment longer.
+    assert threads <= before
 
 
 # Many at once
