@@ -16,9 +16,9 @@ use super::socket::{self, is_plain};
 /// As long as it is open the socket's descriptor stays open, also when the socket is closed: it counts
 /// in the socket's `_io_refs`, as the files of `makefile` do.
 ///
-/// The attributes that a program sets are visited by the collector. There is no `__traverse__` for the
-/// rest: `CPython` 3.11 and 3.12 would call it on an object that is not filled yet, for they make the
-/// attributes' dict, and may collect, before that. A plain socket cannot be part of a cycle.
+/// The collector visits the attributes that a program sets. There is no `__traverse__` for the rest:
+/// `CPython` 3.11 and 3.12 make the attributes' dict first, may collect while they do, and would
+/// call it on an object that is not filled yet. A plain socket cannot be part of a cycle.
 #[pyclass(frozen, subclass, dict, weakref, module = "fastsocketserver._core")]
 #[derive(Debug)]
 pub(super) struct SocketFile {

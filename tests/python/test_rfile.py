@@ -967,17 +967,18 @@ def test_second_reader_waits_for_the_first(ss: Variant) -> None:
 
 
 def test_close_waits_for_the_reader(ss: Variant) -> None:
-    def act(handler: Any) -> tuple[bytes, bool]:
+    def act(handler: Any) -> tuple[bytes, list[bool]]:
         reading = Call(handler.rfile.read, 4)
         assert reading.still_waits()
         closing = Call(handler.rfile.close)
-        assert closing.still_waits()
+        waits = closing.still_waits()
+        closed = [waits, handler.rfile.closed]
         handler.peer.sendall(b"abcd")
         got = reading.outcome("read()")
         closing.outcome("close()")
-        return got, handler.rfile.closed
+        return got, [*closed, handler.rfile.closed]
 
-    assert handled(ss, act) == (b"abcd", True)
+    assert handled(ss, act) == (b"abcd", [True, False, True])
 
 
 def test_reader_that_waited_finds_the_file_closed(ours: Variant) -> None:

@@ -541,6 +541,21 @@ def test_flush_that_timed_out_loses_nothing(ss: Variant, wbufsize: int) -> None:
     assert handled(ss, act, wbufsize=max(wbufsize, 16)) == b"held"
 
 
+def test_close_that_timed_out_closes_and_sends_nothing_later(ss: Variant) -> None:
+    def act(handler: Any) -> list[Any]:
+        unblock(handler)
+        with pytest.raises(BlockingIOError):
+            handler.request.sendall(b"x" * MUCH)
+        handler.request.settimeout(TINY)
+        outcomes = wfile(("write", b"held"), ("close",), lambda h: h.wfile.closed)(handler)
+        arrived(handler)
+        handler.wfile = io.BytesIO()
+        return [*outcomes, arrived(handler)]
+
+    timed_out = Raised(TimeoutError, ("timed out",))
+    assert handled(ss, act, wbufsize=16) == [4, timed_out, True, b""]
+
+
 # --- non-blocking ----------------------------------------------------------------------------
 
 
