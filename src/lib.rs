@@ -18,7 +18,7 @@
 //!
 //! `server.rs` (or `python/engine.rs`) → `event_loop.rs` (readable) → `listener.rs` or `datagram.rs`
 //! (accept, receive) → `handler.rs` (or `python/hooks.rs`) → `dispatch/` (inline, thread, child) →
-//! back to `event_loop.rs`.
+//! back to `event_loop.rs`. A connection's bytes go through [`ReadBuffer`] and [`WriteBuffer`].
 //!
 //! # Features
 //!

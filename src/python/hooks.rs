@@ -25,8 +25,8 @@ use pyo3::types::{PyMappingProxy, PyString, PyTuple, PyType};
 
 use super::engine::Engine;
 use super::error::{Handling, Raised, io_error};
-use super::interpreter::{call, class_attribute, is_method};
-use super::socket::NativeSocket;
+use super::interpreter::{call, call_method, class_attribute, is_method};
+use super::socket::{NativeSocket, is_plain};
 use crate::error::AcceptFailure;
 use crate::event_loop::Progress;
 
@@ -194,7 +194,12 @@ impl<'py> Hooks<'py> {
         }
         let py = self.server.py();
         let socket = self.server.getattr(intern!(py, "socket"))?;
-        let fileno = call(&socket.getattr(intern!(py, "fileno"))?, ())?;
+        let name = intern!(py, "fileno");
+        let fileno = if is_plain(&socket)? {
+            socket.call_method0(name)?
+        } else {
+            call_method(&socket, name, ())?
+        };
         Ok((fileno, Some(socket)))
     }
 
