@@ -1,13 +1,12 @@
 //! What a thread state keeps of the code that has run in it, and how it forgets.
 #![allow(unsafe_code)]
 
-use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
 use super::interpreter::call;
 
@@ -67,20 +66,27 @@ impl Scope {
 
 /// Forgets what code has left in the thread state; `false` if something cannot be forgotten.
 fn forget(py: Python<'_>) -> bool {
-    // SAFETY: attached; a borrowed reference to the dictionary, or null if there is none.
-    let values = unsafe { ffi::PyThreadState_GetDict() };
-    if !ptr::eq(values, ptr::null()) {
-        // SAFETY: it is not null.
-        let values = unsafe { Bound::from_borrowed_ptr(py, values) };
-        if let Ok(values) = values.cast::<PyDict>() {
-            if !values.is_empty() {
-                // What goes here may run code that leaves something again.
-                values.clear();
-                values.clear();
-            }
+    // What goes may run code that leaves something again.
+    for _ in 0..2 {
+        // SAFETY: attached; a borrowed reference to the dictionary, or null if there is none.
+        let values = unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict()) };
+        let Some(values) = values.and_then(|values| values.cast_into::<PyDict>().ok()) else {
+            return false;
+        };
+        if !values.keys().iter().all(|key| is_local(&key)) {
+            return false;
         }
+        values.clear();
     }
     Hooks::get(py).is_ok_and(|hooks| hooks.are_unset(py).unwrap_or(false))
+}
+
+/// Whether a thread state's value is one of `threading.local`. Who else keeps one there may also have
+/// noted elsewhere that it does, as `asyncio` has for the running loop: it may go with the thread
+/// state alone.
+fn is_local(key: &Bound<'_, PyAny>) -> bool {
+    key.cast::<PyString>()
+        .is_ok_and(|key| key.to_str().is_ok_and(|key| key.starts_with("thread.local.")))
 }
 
 /// The functions of `sys` that tell what a thread has hooked into the interpreter for itself.

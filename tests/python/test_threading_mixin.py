@@ -7,6 +7,7 @@ import contextvars
 import ctypes
 import decimal
 import gc
+import os
 import re
 import signal
 import sys
@@ -827,6 +828,78 @@ def test_a_server_without_threads_handles_on_the_callers_thread(ss: Variant, kin
     assert thread is threading.current_thread()
     # Another test's thread that has ended may have been listed for a moment longer.
     assert threads <= before
+
+
+# The threads of the system
+
+
+def native_id(handler: Any) -> int:
+    return threading.get_native_id()
+
+
+def test_requests_one_after_the_other_share_threads_of_the_system(ours: Variant) -> None:
+    # One may still be ending when the next begins.
+    assert len(set(in_requests(ours, *[native_id] * 12))) < 6
+
+
+def test_a_thread_that_keeps_something_serves_no_other_request(ours: Variant) -> None:
+    def set_loop(handler: Any) -> int:
+        asyncio._set_running_loop(handler)
+        return threading.get_native_id()
+
+    first, *others = in_requests(ours, set_loop, *[native_id] * 5)
+    assert first not in others
+
+
+def test_threads_are_started_as_a_program_wants_it(
+    ours: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def count(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    def current(handler: Any) -> threading.Thread:
+        return threading.current_thread()
+
+    first = in_requests(ours, current)
+    monkeypatch.setattr(threading.Thread, "start", count)
+    patched = in_requests(ours, current, current)
+    assert [thread for thread in started if thread in patched] == patched
+    assert first[0] not in started
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_no_idle_thread_is_there_when_the_process_forks(ours: Variant) -> None:
+    with threading_server(ours, native_id) as server, serving(server, 0.01):
+        for _ in range(3):
+            ask_nothing(server.server_address)
+        wait_until(lambda: threading.active_count() == 2, "the requests to be over")
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        known = {thread.native_id for thread in threading.enumerate()}
+        # One that has ended may be listed for a moment longer.
+        wait_until(lambda: kernel_threads() <= known, "the idle threads to be gone")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_handler_may_fork_and_return_in_the_child(ss: Variant) -> None:
+    ended: list[int] = []
+
+    def fork(handler: Any) -> None:
+        if pid := os.fork():
+            ended.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    with threading_server(ss, fork) as server, serving(server, 0.01):
+        ask_nothing(server.server_address)
+        wait_until(lambda: ended, "the child to end")
+    assert ended == [0]
 
 
 # Many at once
