@@ -193,7 +193,7 @@ unsafe impl Send for Turn {}
 impl Turn {
     /// Waits for the others. To be called without the lock.
     pub(super) fn take() -> Self {
-        if !HAS_LOCK.load(Ordering::Relaxed) {
+        if !IN_TURN.load(Ordering::Relaxed) {
             return Self(None);
         }
         // SAFETY: it points to `FIRST_QUEUE`, or to one that is never freed.
@@ -226,14 +226,20 @@ pub(super) fn forget_turns() {
     QUEUE.store(Box::leak(Box::default()), Ordering::Relaxed);
 }
 
-/// Whether there is an interpreter lock at all.
-static HAS_LOCK: AtomicBool = AtomicBool::new(true);
+/// Whether threads queue at all.
+static IN_TURN: AtomicBool = AtomicBool::new(true);
+
+/// Ends queueing, when the interpreter begins to end: a thread that hangs then, for it must not take
+/// the lock any more, may hang in its turn.
+pub(super) fn stop_queueing() {
+    IN_TURN.store(false, Ordering::Relaxed);
+}
 
 /// Finds out whether the interpreter runs with its lock; for the module's initialisation.
 pub(super) fn look_for_lock(py: Python<'_>) -> PyResult<()> {
     // New in 3.13: before that, there is one.
     if let Some(is_enabled) = py.import("sys")?.getattr_opt("_is_gil_enabled")? {
-        HAS_LOCK.store(call(&is_enabled, ())?.is_truthy()?, Ordering::Relaxed);
+        IN_TURN.store(call(&is_enabled, ())?.is_truthy()?, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -165,6 +165,7 @@ pub(super) fn retire_idle_threads(py: Python<'_>) {
 #[pyfunction]
 pub(super) fn stop_caching_threads() {
     ENDING.store(true, Ordering::Relaxed);
+    interpreter::stop_queueing();
 }
 
 /// Appends `thread` to what `server_close()` waits for; says whether it is in the package's own list

@@ -1,0 +1,128 @@
+"""The socket of an accepted connection: what its own methods do is what `socket.socket`'s do."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from multiprocessing import reduction
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import DEADLINE
+from peers import END, assert_like_plain_files, handled, play
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from variants import Variant
+
+LARGE = 300_000
+
+
+def received_into(size: int, *arguments: Any) -> Callable[[Any], Any]:
+    """Return a step that receives into a buffer of `size`, and returns the count and the buffer."""
+
+    def step(handler: Any) -> Any:
+        buffer = bytearray(size)
+        return handler.request.recv_into(buffer, *arguments), bytes(buffer)
+
+    return step
+
+
+def close_files(handler: Any) -> None:
+    handler.rfile.close()
+    handler.wfile.close()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (b"hello", ("recv", 2), ("recv", 0), ("recv", 100)),
+        (b"hello", ("recv", 100_000)),
+        (b"hello", ("recv", 2, socket.MSG_PEEK), ("recv", 100)),
+        (b"hello", END, ("recv", 5), ("recv", 5), ("recv", 5)),
+        (("recv", -1), ("recv", "x"), ("recv",), ("recv", 1, 2, 3)),
+        (b"hello", received_into(3), received_into(8), END, received_into(8)),
+        (b"hello", received_into(8, 2), received_into(8, 0, socket.MSG_PEEK), received_into(8, 3)),
+        (received_into(3, 4), received_into(3, -1), received_into(3, "x")),
+        (("recv_into", b"constant"), ("recv_into", "text"), ("recv_into", 3)),
+        (("send", b"abc"), ("send", b""), ("send", bytearray(b"abc")), ("send", memoryview(b"a"))),
+        (("sendall", b"abc"), ("sendall", b""), ("sendall", bytearray(b"abc"))),
+        (("send", "text"), ("sendall", "text"), ("send",), ("sendall", b"", 0, 0)),
+        (("send", b"abc", socket.MSG_DONTWAIT), ("sendall", b"abc", socket.MSG_DONTWAIT)),
+        (("send", memoryview(b"abcdef")[::2]), ("sendall", memoryview(b"abcdef")[::2])),
+        (("settimeout", 0), ("recv", 5), received_into(3), b"hello", ("recv", 5)),
+        (("settimeout", 0), ("send", b"abc"), ("sendall", b"abc")),
+        (("settimeout", 0.01), ("recv", 5), b"hello", ("recv", 5), received_into(3)),
+        (("settimeout", 0), ("sendall", bytes(1 << 24))),
+        (("settimeout", 0.01), ("sendall", bytes(1 << 24))),
+        (close_files, ("close",), ("recv", 5), received_into(3), ("send", b"a"), ("sendall", b"a")),
+        (close_files, ("close",), ("close",), ("fileno",), ("gettimeout",), ("shutdown", 1)),
+        (("shutdown", socket.SHUT_WR), ("send", b"abc"), ("sendall", b"abc")),
+        (("shutdown", socket.SHUT_RD), ("recv", 5), received_into(3)),
+    ],
+    ids=lambda steps: "-".join(
+        step[0] if isinstance(step, tuple) else "client" for step in steps if not callable(step)
+    ),
+)
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["inet", "unix"])
+def test_calls_end_alike(ss: Variant, family: int, steps: tuple[Any, ...]) -> None:
+    assert_like_plain_files(ss, play("request", *steps), family=family)
+
+
+def test_large_data_goes_both_ways(ss: Variant) -> None:
+    data = bytes(range(256)) * (LARGE // 256)
+
+    def exchange(handler: Any) -> tuple[bytes, bytes]:
+        got = []
+        reader = threading.Thread(
+            target=lambda: got.append(handler.peer.recv(len(data), socket.MSG_WAITALL))
+        )
+        reader.start()
+        handler.request.sendall(data)
+        reader.join(DEADLINE)
+        writer = threading.Thread(target=handler.peer.sendall, args=(data,))
+        writer.start()
+        received = b""
+        while len(received) < len(data):
+            received += handler.request.recv(1 << 20)
+        writer.join(DEADLINE)
+        return got[0], received
+
+    assert handled(ss, exchange) == (data, data)
+
+
+def test_a_file_keeps_the_descriptor(ss: Variant) -> None:
+    def close_first(handler: Any) -> Any:
+        with handler.request.makefile("rb") as file:
+            handler.request.close()
+            handler.peer.sendall(b"line\n")
+            line = file.readline()
+            open_still = handler.request.fileno() >= 0
+        handler.rfile.close()
+        return line, open_still, handler.request.fileno()
+
+    assert handled(ss, close_first) == (b"line\n", True, -1)
+
+
+def test_it_is_a_socket_to_those_who_ask(ss: Variant) -> None:
+    def look(handler: Any) -> list[Any]:
+        request = handler.request
+        with request.dup() as duplicate:
+            same_kind = type(duplicate) is type(request)
+        with pytest.raises(AttributeError):
+            request.extra = 1
+        return [isinstance(request, socket.socket), type(request).__name__, same_kind]
+
+    assert handled(ss, look) == [True, "socket", True]
+
+
+def test_it_is_sent_to_another_process_as_a_socket_is(ss: Variant) -> None:
+    def act(handler: Any) -> bytes:
+        pickled = reduction.ForkingPickler.dumps(handler.request)
+        with reduction.ForkingPickler.loads(pickled) as copied:
+            copied.sendall(b"sent by the copy")
+        answer: bytes = handler.peer.recv(100)
+        return answer
+
+    assert handled(ss, act) == b"sent by the copy"
