@@ -73,21 +73,22 @@ def test_calls_end_alike(ss: Variant, family: int, steps: tuple[Any, ...]) -> No
 def test_large_data_goes_both_ways(ss: Variant) -> None:
     data = bytes(range(256)) * (LARGE // 256)
 
+    def receive(sock: Any, into: list[bytes]) -> None:
+        while sum(map(len, into)) < len(data):
+            into.append(sock.recv(1 << 20))
+
     def exchange(handler: Any) -> tuple[bytes, bytes]:
-        got = []
-        reader = threading.Thread(
-            target=lambda: got.append(handler.peer.recv(len(data), socket.MSG_WAITALL))
-        )
+        down: list[bytes] = []
+        up: list[bytes] = []
+        reader = threading.Thread(target=receive, args=(handler.peer, down))
         reader.start()
         handler.request.sendall(data)
         reader.join(DEADLINE)
         writer = threading.Thread(target=handler.peer.sendall, args=(data,))
         writer.start()
-        received = b""
-        while len(received) < len(data):
-            received += handler.request.recv(1 << 20)
+        receive(handler.request, up)
         writer.join(DEADLINE)
-        return got[0], received
+        return b"".join(down), b"".join(up)
 
     assert handled(ss, exchange) == (data, data)
 
