@@ -122,6 +122,12 @@ impl<J: Send + 'static> ThreadCache<J> {
         sent
     }
 
+    /// Whether a job has yet to be taken by a thread.
+    #[must_use]
+    pub fn has_queued(&self) -> bool {
+        !self.shared.state().jobs.is_empty()
+    }
+
     /// Ends the threads that have no job, and waits until they are gone; those that have one end
     /// after it.
     pub fn close(&self) {

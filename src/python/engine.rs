@@ -71,6 +71,7 @@ impl Engine {
             _ => None,
         };
         *self.trouble() = trouble;
+        self.threads.let_begin(server.py());
         Ok(())
     }
 
@@ -127,7 +128,11 @@ pub(super) fn start_request_thread(
     request: &Bound<'_, PyAny>,
     client_address: &Bound<'_, PyAny>,
 ) -> PyResult<bool> {
-    Engine::of(server)?.get().threads.start(server, request, client_address)
+    let engine = Engine::of(server)?;
+    let threads = &engine.get().threads;
+    let is_started = threads.start(server, request, client_address)?;
+    threads.let_begin(server.py());
+    Ok(is_started)
 }
 
 /// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.

@@ -104,15 +104,29 @@ impl RequestThreads {
         Ok(true)
     }
 
+    /// Lets the threads begin that were started, as `Thread.start` does: who handles requests one by
+    /// one finds them running. A loop does without, for it waits in any case.
+    pub(super) fn let_begin(&self, py: Python<'_>) {
+        /// Enough for a thread to get a processor; it begins later if not.
+        const YIELDS: u32 = 100;
+        let Some(cache) = self.present_cache() else { return };
+        py.detach(|| {
+            (0..YIELDS).take_while(|_| cache.has_queued()).for_each(|_| std::thread::yield_now());
+        });
+    }
+
     /// Ends the threads that have no request, and waits until they are gone.
     pub(super) fn close(&self, py: Python<'_>) {
-        let own = self.own();
-        let cache = own.as_ref().filter(|own| own.generation == sys::generation());
-        let cache = cache.map(|own| Arc::clone(&own.cache));
-        drop(own);
-        if let Some(cache) = cache {
+        if let Some(cache) = self.present_cache() {
             py.detach(|| cache.retire_idle());
         }
+    }
+
+    /// The cache, if this process has one already.
+    fn present_cache(&self) -> Option<Arc<ThreadCache<Job>>> {
+        let own = self.own();
+        let own = own.as_ref().filter(|own| own.generation == sys::generation());
+        own.map(|own| Arc::clone(&own.cache))
     }
 
     fn cache(&self) -> (Arc<ThreadCache<Job>>, Ended) {
