@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from multiprocessing import reduction
+from multiprocessing import reduction, resource_sharer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -126,4 +126,8 @@ def test_it_is_sent_to_another_process_as_a_socket_is(ss: Variant) -> None:
         answer: bytes = handler.peer.recv(100)
         return answer
 
-    assert handled(ss, act) == b"sent by the copy"
+    try:
+        assert handled(ss, act) == b"sent by the copy"
+    finally:
+        # Pickling has started a thread, which would live on.
+        resource_sharer.stop(DEADLINE)
