@@ -166,7 +166,7 @@ def test_many_requests_leave_nothing_behind(
         at_last = belongings_at_rest(pid)
     assert at_last.children == 0
     assert at_last.descriptors <= at_first.descriptors
-    # A thread that has handled a request waits for another, for some seconds; while it ends one, the
-    # next may have begun in another.
+    # A thread that has handled a request waits for another, for some seconds; while it ends one,
+    # the next may have begun in another.
     assert at_last.threads <= max(at_first.threads, 1 + 2 * AT_ONCE)
     assert occupied[-1] - occupied[1] < GROWTH
