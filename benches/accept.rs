@@ -1,5 +1,7 @@
 //! `Listener::accept` while a burst of connections is waiting.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,13 +12,7 @@ use socket2::{Domain, Socket, Type};
 const BURST: u64 = 64;
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(1))
-        .sample_size(20)
-        .configure_from_args();
-    accept(&mut criterion);
-    criterion.final_summary();
+    common::run(accept);
 }
 
 fn accept(criterion: &mut Criterion) {

@@ -1,7 +1,8 @@
 //! `Datagram::receive` while datagrams are waiting.
 
+mod common;
+
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use fastsocketserver::{Address, Datagram, ListenOptions};
@@ -9,13 +10,7 @@ use fastsocketserver::{Address, Datagram, ListenOptions};
 const BURST: u64 = 64;
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(1))
-        .sample_size(20)
-        .configure_from_args();
-    receive(&mut criterion);
-    criterion.final_summary();
+    common::run(receive);
 }
 
 fn receive(criterion: &mut Criterion) {

@@ -1,8 +1,9 @@
 //! `ReadBuffer::read_line` on a stream that is in memory.
 
+mod common;
+
 use std::convert::Infallible;
 use std::hint::black_box;
-use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use fastsocketserver::{ReadBuffer, Room};
@@ -11,13 +12,7 @@ use fastsocketserver::{ReadBuffer, Room};
 const SIZE: usize = 8192;
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(1))
-        .sample_size(20)
-        .configure_from_args();
-    read_line(&mut criterion);
-    criterion.final_summary();
+    common::run(read_line);
 }
 
 fn read_line(criterion: &mut Criterion) {

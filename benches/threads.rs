@@ -1,7 +1,8 @@
 //! The hand-off of a request to a thread of its own.
 
+mod common;
+
 use std::sync::mpsc;
-use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use fastsocketserver::{Dispatch, Threads};
@@ -9,13 +10,7 @@ use fastsocketserver::{Dispatch, Threads};
 const BURST: u64 = 64;
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(1))
-        .sample_size(20)
-        .configure_from_args();
-    hand_off(&mut criterion);
-    criterion.final_summary();
+    common::run(hand_off);
 }
 
 fn hand_off(criterion: &mut Criterion) {

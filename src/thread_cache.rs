@@ -225,6 +225,19 @@ impl<J: Send + 'static> Worker<J> {
         state.threads.retain(|(seat, _)| !Arc::ptr_eq(seat, &self.seat));
     }
 
+    /// Has `run` run each job, until the thread shall end.
+    pub fn run_each(&self, mut run: impl FnMut(J)) {
+        loop {
+            while let Some(job) = self.take() {
+                run(job);
+                self.finished();
+            }
+            if !self.wait() {
+                break;
+            }
+        }
+    }
+
     /// Takes the job that has waited longest, if there is one.
     #[must_use]
     pub fn take(&self) -> Option<J> {
@@ -317,17 +330,7 @@ mod tests {
     type Job = Box<dyn FnOnce() + Send>;
 
     fn cache() -> ThreadCache<Job> {
-        ThreadCache::new(|worker: &Worker<Job>| {
-            loop {
-                while let Some(job) = worker.take() {
-                    job();
-                    worker.finished();
-                }
-                if !worker.wait() {
-                    break;
-                }
-            }
-        })
+        ThreadCache::new(|worker: &Worker<Job>| worker.run_each(|job| job()))
     }
 
     fn hand_over(cache: &ThreadCache<Job>, job: impl FnOnce() + Send + 'static) {

@@ -19,7 +19,7 @@ impl std::fmt::Debug for Threads {
 
 impl Default for Threads {
     fn default() -> Self {
-        Self { cache: ThreadCache::new(run_tasks) }
+        Self { cache: ThreadCache::new(|worker: &Worker<Task>| worker.run_each(|task| task())) }
     }
 }
 
@@ -30,17 +30,5 @@ impl Dispatch for Threads {
 
     fn close(&mut self) {
         self.cache.join();
-    }
-}
-
-fn run_tasks(worker: &Worker<Task>) {
-    loop {
-        while let Some(task) = worker.take() {
-            task();
-            worker.finished();
-        }
-        if !worker.wait() {
-            break;
-        }
     }
 }

@@ -152,13 +152,8 @@ pub(super) fn wait_detached<T: Send>(
     py: Python<'_>,
     wait: impl FnOnce() -> io::Result<T> + Send,
 ) -> Result<Option<T>, Raised> {
-    match py.detach(wait) {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-            py.check_signals()?;
-            Ok(None)
-        }
-        outcome => Ok(Some(outcome?)),
-    }
+    let outcome = py.detach(wait);
+    unless_interrupted(py, outcome)
 }
 
 /// Like [`wait_detached`], for the many threads of requests: of those that want the lock back, one at
@@ -172,6 +167,11 @@ pub(super) fn wait_in_turn<T: Send>(
 ) -> Result<Option<T>, Raised> {
     let (outcome, turn) = py.detach(|| (wait(), Turn::take()));
     drop(turn);
+    unless_interrupted(py, outcome)
+}
+
+/// What a wait has brought; `None` when a signal ended it, after Python's handlers have run.
+fn unless_interrupted<T>(py: Python<'_>, outcome: io::Result<T>) -> Result<Option<T>, Raised> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             py.check_signals()?;

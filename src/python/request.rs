@@ -6,7 +6,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
 use super::buffer::{View, filled};
@@ -41,7 +40,7 @@ pub(super) fn recv<'py>(
     flags: i32,
 ) -> PyResult<Bound<'py, PyAny>> {
     if flags != 0 {
-        return inherited(socket.py(), "recv")
+        return socket::inherited(socket.py(), "recv")
             .and_then(|recv| call(&recv, (socket, bufsize, flags)));
     }
     let size = usize::try_from(bufsize)
@@ -62,7 +61,7 @@ pub(super) fn recv_into<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
     if flags != 0 {
-        return inherited(py, "recv_into")
+        return socket::inherited(py, "recv_into")
             .and_then(|recv_into| call(&recv_into, (socket, buffer, nbytes, flags)));
     }
     let mut view = View::writable(buffer, "recv_into()")?;
@@ -89,7 +88,7 @@ pub(super) fn send<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
     if flags != 0 {
-        return inherited(py, "send").and_then(|send| call(&send, (socket, data, flags)));
+        return socket::inherited(py, "send").and_then(|send| call(&send, (socket, data, flags)));
     }
     let view = View::of(data)?;
     let length = Connection(socket).send(view.bytes())?.ok_or_else(would_block)?;
@@ -105,7 +104,7 @@ pub(super) fn sendall<'py>(
     flags: i32,
 ) -> PyResult<()> {
     if flags != 0 {
-        let sendall = inherited(socket.py(), "sendall")?;
+        let sendall = socket::inherited(socket.py(), "sendall")?;
         return call(&sendall, (socket, data, flags)).map(drop);
     }
     let view = View::of(data)?;
@@ -132,15 +131,6 @@ pub(super) fn write_all(writer: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyRe
     let view = View::of(b)?;
     let bytes = view.bytes();
     if Connection(&socket).send_all(bytes)? { Ok(bytes.len()) } else { Err(would_block().into()) }
-}
-
-/// The interpreter's own method, for what the functions here do not do.
-fn inherited<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let class = CLASS.get_or_try_init(py, || -> PyResult<Py<PyAny>> {
-        Ok(py.import("_socket")?.getattr("socket")?.unbind())
-    })?;
-    class.bind(py).getattr(name)
 }
 
 fn would_block() -> Raised {

@@ -157,9 +157,10 @@ impl<'py> NativeSocket<'py> {
     }
 }
 
-/// Methods of the class that `socket.socket` extends.
+/// The class that `socket.socket` extends, and methods of it.
 #[derive(Debug)]
 struct Natives {
+    class: Py<PyAny>,
     new: Py<PyAny>,
     init: Py<PyAny>,
     close: Py<PyAny>,
@@ -174,9 +175,15 @@ impl Natives {
                 new: class.getattr("__new__")?.unbind(),
                 init: class.getattr("__init__")?.unbind(),
                 close: class.getattr("close")?.unbind(),
+                class: class.unbind(),
             })
         })
     }
+}
+
+/// A method of the class that `socket.socket` extends.
+pub(super) fn inherited<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    Natives::get(py)?.class.bind(py).getattr(name)
 }
 
 /// Closes a plain socket as `socket.socket.close` does: its descriptor when no file is open over it.

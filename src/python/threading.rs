@@ -50,7 +50,7 @@ impl Threading {
     /// `None` where `threading` is not as it was made.
     pub(super) fn get(py: Python<'_>) -> PyResult<Option<&Self>> {
         match THREADING.get_or_try_init(py, || Self::look(py))? {
-            Some(interpreter) if interpreter.is_original(py)? => Ok(Some(interpreter)),
+            Some(threading) if threading.is_original(py)? => Ok(Some(threading)),
             _ => Ok(None),
         }
     }

@@ -9,6 +9,7 @@
 //!   forget                locals, contexts: nothing reaches the next request
 //! ```
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -241,13 +242,13 @@ enum Process {
 
 impl Process {
     /// As it is for `server` now, and its name.
-    fn of(server: &Bound<'_, PyAny>) -> PyResult<(Self, Option<String>)> {
+    fn of(server: &Bound<'_, PyAny>) -> PyResult<(Self, Option<Cow<'static, str>>)> {
         let Some(process) = Hooks::new(server).process_request_thread()? else {
-            let name = Some("process_request_thread".to_owned());
+            let name = Some("process_request_thread".into());
             return Ok((Self::Own(server.clone().unbind()), name));
         };
         let name = match process.getattr_opt("__name__")? {
-            Some(name) => Some(name.str()?.to_string()),
+            Some(name) => Some(name.str()?.to_string().into()),
             None => None,
         };
         Ok((Self::Other(process.unbind()), name))
