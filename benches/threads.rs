@@ -5,7 +5,7 @@ mod common;
 use std::sync::mpsc;
 
 use criterion::{Criterion, Throughput};
-use fastsocketserver::{Dispatch, Threads};
+use fastsocketserver::dispatch::{Dispatch, Task, Threads};
 
 const BURST: u64 = 64;
 
@@ -20,7 +20,7 @@ fn hand_off(criterion: &mut Criterion) {
         let (sender, receiver) = mpsc::channel();
         bencher.iter(|| {
             let sender = sender.clone();
-            let task = Box::new(move || sender.send(()).expect("the bench receives"));
+            let task = Task::new(move || sender.send(()).expect("the bench receives"));
             threads.dispatch(task).expect("a thread");
             receiver.recv().expect("the task runs");
         });
@@ -31,7 +31,7 @@ fn hand_off(criterion: &mut Criterion) {
         let mut threads = Threads::default();
         bencher.iter(|| {
             for _ in 0..BURST {
-                threads.dispatch(Box::new(|| ())).expect("a thread");
+                threads.dispatch(Task::new(|| ())).expect("a thread");
             }
             threads.close();
         });

@@ -1,7 +1,7 @@
 //! Datagram sockets: bind, receive, reply.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use socket2::{Socket, Type};
@@ -40,6 +40,20 @@ impl Datagram {
         Ok(Self { socket, max_packet_size: options.max_packet_size })
     }
 
+    /// Takes over a datagram socket, such as a `std::net::UdpSocket` or a `UnixDatagram`. Its mode,
+    /// blocking or not, stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for another kind of socket, `ENOTSOCK` for what is no socket.
+    pub fn adopt(socket: impl Into<OwnedFd>, max_packet_size: usize) -> io::Result<Self> {
+        let socket = Socket::from(socket.into());
+        if socket.r#type()? != Type::DGRAM {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no datagram socket"));
+        }
+        Ok(Self { socket: Arc::new(socket), max_packet_size })
+    }
+
     /// The address that the socket is bound to.
     ///
     /// # Errors
@@ -75,6 +89,12 @@ impl Datagram {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl AsFd for Datagram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

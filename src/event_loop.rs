@@ -4,6 +4,7 @@
 //! run
 //!     Service::source        which descriptor; none ends the loop
 //!     Service::stopping      ends it too, before the wait and after it
+//!     Service::intake        whether a request may be taken, before the wait and after it
 //!     Service::select        wait, unless the listener is known to be readable still
 //!     Service::ready         one request; says whether more may be waiting
 //!     Service::waited        after every wait, idle ones included
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::error::AcceptFailure;
+use crate::accept_failure::AcceptFailure;
 use crate::sys;
 use crate::waker::{Attachment, Waker};
 
@@ -45,6 +46,17 @@ pub trait Service {
     ///
     /// Leaves [`run`].
     fn source(&mut self) -> Result<Option<Source>, Self::Error>;
+
+    /// Whether another request may be taken now: a limit may have been reached, or the program may
+    /// have said that it wants none. Where the answer is no, the listener is left alone, and the
+    /// answer is asked for again when the loop has been woken. Default: yes.
+    ///
+    /// # Errors
+    ///
+    /// Leaves [`run`].
+    fn intake(&mut self) -> Result<Intake, Self::Error> {
+        Ok(Intake::Open)
+    }
 
     /// Waits through `selector`. A service may release a lock around that, or wait by other means.
     /// An interrupted wait has simply ended.
@@ -98,6 +110,27 @@ pub struct Source {
     pub fd: RawFd,
     /// Something that differs when the same number stands for another open descriptor.
     pub identity: usize,
+}
+
+/// Whether a request may be taken: what [`Service::intake`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// Yes.
+    Open,
+    /// No, until the loop is woken, or what [`Service::source`] has named becomes readable.
+    Closed,
+    /// No; ask again after this long at the latest, for nobody may wake the loop.
+    ClosedFor(Duration),
+}
+
+impl Intake {
+    /// How long a wait may be.
+    fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Open | Self::Closed => None,
+            Self::ClosedFor(duration) => Some(duration),
+        }
+    }
 }
 
 /// What a wait has brought.
@@ -170,13 +203,16 @@ pub fn run<S: Service>(
             readable = false;
         }
         let certain = !readable;
-        if certain {
-            readable = service.select(selector, shorter(poll_interval, pause))?.listener;
+        let mut intake = service.intake()?;
+        if certain || intake != Intake::Open {
+            let timeout = shorter(shorter(poll_interval, pause), intake.limit());
+            readable |= service.select(selector, timeout)?.listener;
+            intake = service.intake()?;
         }
         if service.stopping()? {
             break;
         }
-        if readable && backoff.pause().is_none() {
+        if readable && intake == Intake::Open && backoff.pause().is_none() {
             match service.ready(certain)? {
                 // Linux reports want of a descriptor also where nothing is waiting.
                 Progress::Failed(_) if !certain => {

@@ -1,12 +1,10 @@
 //! What a Rust program implements to handle requests.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use socket2::Socket;
-
-use crate::address::Address;
-use crate::datagram::{Datagram, Packet};
+use crate::control::Outcome;
+use crate::request::Request;
 
 /// Handles requests, one call each, blocking as it likes.
 ///
@@ -20,14 +18,56 @@ use crate::datagram::{Datagram, Packet};
 /// assert_handler(|request: &mut Request| request.write_all(b"hello\n"));
 /// ```
 ///
-/// Which thread calls, and how many at once, is the dispatch's affair: hence `Send` and `Sync`.
+/// One with parts:
+///
+/// ```
+/// use fastsocketserver::{Address, Handler, Request};
+/// use std::io::{self, BufRead, Write};
+///
+/// struct Greeter {
+///     greeting: String,
+/// }
+///
+/// impl Handler for Greeter {
+///     fn verify(&self, request: &Request) -> bool {
+///         matches!(request.peer(), Some(Address::Inet(peer)) if peer.ip().is_loopback())
+///     }
+///
+///     fn setup(&self, request: &mut Request) -> io::Result<()> {
+///         writeln!(request, "{}", self.greeting)
+///     }
+///
+///     fn handle(&self, request: &mut Request) -> io::Result<()> {
+///         let mut name = String::new();
+///         request.read_line(&mut name)?;
+///         writeln!(request, "{}", name.trim())
+///     }
+///
+///     fn error(&self, request: &Request, error: &io::Error) {
+///         eprintln!("{:?}: {error}", request.peer());
+///     }
+/// }
+/// ```
+///
+/// Which thread calls, and how many at once, is the dispatch's affair: hence `Send` and `Sync`. A
+/// panic ends the request that it came from, and nothing else; the panic hook has reported it.
 pub trait Handler: Send + Sync + 'static {
     /// Whether to handle `request`; one that is refused is closed. Default: yes.
     ///
-    /// Called on the loop's thread, before the dispatch.
+    /// Called on the loop's thread, before the dispatch: it should not wait.
     fn verify(&self, request: &Request) -> bool {
         let _ = request;
         true
+    }
+
+    /// Prepares `request`. Default: nothing happens.
+    ///
+    /// # Errors
+    ///
+    /// As [`handle`](Self::handle), which is not called then, nor is [`finish`](Self::finish).
+    fn setup(&self, request: &mut Request) -> io::Result<()> {
+        let _ = request;
+        Ok(())
     }
 
     /// Handles `request`. Its connection is shut down and closed afterwards.
@@ -35,10 +75,22 @@ pub trait Handler: Send + Sync + 'static {
     /// # Errors
     ///
     /// Whatever went wrong with this request; it goes to [`error`](Self::error) and ends nothing
-    /// else.
+    /// else. Nothing is replied to a datagram then.
     fn handle(&self, request: &mut Request) -> io::Result<()>;
 
-    /// Told of an error that [`handle`](Self::handle) returned. Default: nothing happens.
+    /// Called after [`handle`](Self::handle), also when that returned an error or panicked. Default:
+    /// nothing happens.
+    ///
+    /// # Errors
+    ///
+    /// As `handle`; if both fail, that of `handle` counts.
+    fn finish(&self, request: &mut Request) -> io::Result<()> {
+        let _ = request;
+        Ok(())
+    }
+
+    /// Told of an error that one of the others returned, or that sending a reply met. Default: nothing
+    /// happens.
     fn error(&self, request: &Request, error: &io::Error) {
         let _ = (request, error);
     }
@@ -53,95 +105,28 @@ where
     }
 }
 
-/// One request: a connection, or a datagram.
-///
-/// It reads and writes: a connection's bytes, or the datagram's; what is written for a datagram is
-/// collected and leaves as one reply, if it is not empty, when the handler has returned.
-#[derive(Debug)]
-pub struct Request {
-    peer: Option<Address>,
-    transport: Transport,
-}
-
-#[derive(Debug)]
-enum Transport {
-    Stream(Socket),
-    Datagram { socket: Datagram, data: Vec<u8>, read: usize, reply: Vec<u8> },
-}
-
-impl Request {
-    pub(crate) fn stream(socket: Socket, peer: Address) -> Self {
-        Self { peer: Some(peer), transport: Transport::Stream(socket) }
-    }
-
-    pub(crate) fn datagram(socket: Datagram, packet: Packet) -> Self {
-        let Packet { data, peer, .. } = packet;
-        Self { peer, transport: Transport::Datagram { socket, data, read: 0, reply: Vec::new() } }
-    }
-
-    /// Who sent the request; `None` where a datagram's sender has no address.
-    #[must_use]
-    pub fn peer(&self) -> Option<&Address> {
-        self.peer.as_ref()
-    }
-
-    /// The whole datagram, also what has been read of it; `None` for a connection.
-    #[must_use]
-    pub fn packet(&self) -> Option<&[u8]> {
-        match &self.transport {
-            Transport::Stream(_) => None,
-            Transport::Datagram { data, .. } => Some(data),
-        }
-    }
-
-    /// Sends what is left to send and says goodbye; the connection closes on drop.
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
-        match &mut self.transport {
-            Transport::Stream(socket) => {
-                // A peer that is gone already is not the handler's error.
-                let _ = socket.shutdown(std::net::Shutdown::Write);
-                Ok(())
-            }
-            Transport::Datagram { socket, reply, .. } => match &self.peer {
-                Some(peer) if !reply.is_empty() => socket.send_to(reply, peer),
-                _ => Ok(()),
-            },
-        }
+/// Has `handler` handle `request` from beginning to end.
+pub(crate) fn handle(handler: &impl Handler, mut request: Request) -> Outcome {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        run_parts(handler, &mut request)
+            .and_then(|()| request.reply())
+            .inspect_err(|error| handler.error(&request, error))
+    }));
+    request.close();
+    match outcome {
+        Ok(Ok(())) => Outcome::Finished,
+        Ok(Err(_)) | Err(_) => Outcome::Failed,
     }
 }
 
-impl io::Read for Request {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.transport {
-            Transport::Stream(socket) => io::Read::read(socket, buffer),
-            Transport::Datagram { data, read, .. } => {
-                let length = io::Read::read(&mut &data[*read..], buffer)?;
-                *read += length;
-                Ok(length)
-            }
-        }
-    }
+fn run_parts(handler: &impl Handler, request: &mut Request) -> io::Result<()> {
+    handler.setup(request)?;
+    let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(request)));
+    let finished = handler.finish(request);
+    outcome.unwrap_or_else(|panic| resume_unwind(panic)).and(finished)
 }
 
-impl io::Write for Request {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match &mut self.transport {
-            Transport::Stream(socket) => io::Write::write(socket, data),
-            Transport::Datagram { reply, .. } => reply.write(data),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl AsRawFd for Request {
-    /// The connection's descriptor, or the one that all datagrams of the server share.
-    fn as_raw_fd(&self) -> RawFd {
-        match &self.transport {
-            Transport::Stream(socket) => socket.as_raw_fd(),
-            Transport::Datagram { socket, .. } => socket.as_raw_fd(),
-        }
-    }
+/// Whether `handler` wants `request`; one that makes it panic is refused.
+pub(crate) fn verify(handler: &impl Handler, request: &Request) -> bool {
+    catch_unwind(AssertUnwindSafe(|| handler.verify(request))).unwrap_or(false)
 }

@@ -24,34 +24,47 @@
 //!
 //! - `python`: the extension module `fastsocketserver._core`. Off by default.
 
+mod accept_failure;
 mod address;
+mod control;
 mod datagram;
 pub mod dispatch;
 mod error;
 pub mod event_loop;
+mod handle;
 mod handler;
 mod listener;
 mod options;
 #[cfg(feature = "python")]
 mod python;
+mod reader;
+mod request;
 mod server;
+mod stats;
 mod stream;
 mod sys;
 mod thread_cache;
 mod wait;
 mod waker;
+mod writer;
 
+pub use accept_failure::AcceptFailure;
 pub use address::{Address, AddressError};
 pub use datagram::{Datagram, Packet};
 pub use dispatch::{Dispatch, Fork, Inline, Threads};
-pub use error::AcceptFailure;
+pub use error::Error;
 pub use event_loop::Service;
-pub use handler::{Handler, Request};
+pub use handle::Handle;
+pub use handler::Handler;
 pub use listener::Listener;
 pub use options::ListenOptions;
-pub use server::{Builder, Handle, Server};
+pub use reader::Reader;
+pub use request::Request;
+pub use server::{Builder, Server};
+pub use stats::Stats;
 pub use stream::{ReadBuffer, WriteBuffer};
 pub use sys::Room;
-pub use thread_cache::{ThreadCache, Worker};
+pub use thread_cache::{HandOverError, ThreadCache, Worker};
 pub use wait::{Blocking, Wait};
 pub use waker::Waker;
+pub use writer::Writer;

@@ -1,7 +1,7 @@
 //! Stream listeners: bind, listen, accept.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use socket2::{SockRef, Socket, Type};
 
@@ -18,7 +18,7 @@ pub struct Listener {
 impl Listener {
     /// Opens a socket, binds it to `address` and listens.
     ///
-    /// The order is `SO_REUSEADDR`, `SO_REUSEPORT`, `bind`, `listen`. Port 0 lets the kernel choose:
+    /// The order is `SO_REUSEADDR`, `SO_REUSEPORT`, `IPV6_V6ONLY`, `bind`, `listen`. Port 0 lets the kernel choose:
     /// ask [`local_addr`](Self::local_addr).
     ///
     /// # Errors
@@ -27,6 +27,20 @@ impl Listener {
     pub fn bind(address: &Address, options: &ListenOptions) -> io::Result<Self> {
         let socket = open(address, Type::STREAM, options)?;
         socket.listen(options.backlog)?;
+        Ok(Self { socket })
+    }
+
+    /// Takes over a socket that listens already, such as a `std::net::TcpListener`, one that a parent
+    /// process has handed down, or a `UnixListener`. Its mode, blocking or not, stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a socket that does not listen, `ENOTSOCK` for what is no socket.
+    pub fn adopt(socket: impl Into<OwnedFd>) -> io::Result<Self> {
+        let socket = Socket::from(socket.into());
+        if !sys::is_listening(socket.as_fd())? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+        }
         Ok(Self { socket })
     }
 
@@ -48,6 +62,12 @@ impl Listener {
     pub fn accept(&self) -> io::Result<(Socket, Address)> {
         let (socket, address) = accept(self.socket.as_fd())?;
         Ok((socket, address.unwrap_or(Address::UnixUnnamed)))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -82,6 +102,9 @@ pub(crate) fn open(address: &Address, kind: Type, options: &ListenOptions) -> io
     }
     if options.reuse_port && domain != socket2::Domain::UNIX {
         socket.set_reuse_port(true)?;
+    }
+    if let (socket2::Domain::IPV6, Some(dual_stack)) = (domain, options.dual_stack) {
+        socket.set_only_v6(!dual_stack)?;
     }
     socket.bind(&address.to_sockaddr()?)?;
     Ok(socket)

@@ -196,8 +196,9 @@ impl ReadBuffer {
         delivered
     }
 
-    fn consume(&mut self, length: usize) {
-        self.start += length;
+    /// Forgets the first `length` unread bytes, or all that there are.
+    pub fn consume(&mut self, length: usize) {
+        self.start += length.min(self.unread().len());
         if self.start == self.bytes.len() {
             *self = Self::new(self.size);
         }

@@ -109,17 +109,21 @@ impl<J: Send + 'static> ThreadCache<J> {
     ///
     /// # Errors
     ///
-    /// What the system reports when no thread can be started; the job has been dropped then.
-    pub fn hand_over(&self, job: J, stack_size: usize) -> io::Result<()> {
+    /// What the system reports when no thread can be started, with the job.
+    pub fn hand_over(&self, job: J, stack_size: usize) -> Result<(), HandOverError<J>> {
         let mut state = self.shared.state();
         state.stack_size = stack_size;
+        if let Err(source) = self.shared.send_for_one(&mut state) {
+            return Err(HandOverError { job, source });
+        }
         state.jobs.push_back(job);
-        let sent = self.shared.send_for_one(&mut state);
-        let dropped = if sent.is_err() { state.jobs.pop_back() } else { None };
-        // Dropping it may take time, and other locks.
-        drop(state);
-        drop(dropped);
-        sent
+        Ok(())
+    }
+
+    /// How many threads wait for a job.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.shared.state().idle.len()
     }
 
     /// Whether a job has yet to be taken by a thread.
@@ -169,6 +173,27 @@ impl<J: Send + 'static> ThreadCache<J> {
             // A panic has been reported by the panic hook.
             let _ = thread.join();
         }
+    }
+}
+
+/// A job that no thread could be started for, and why.
+#[derive(Debug)]
+pub struct HandOverError<J> {
+    /// The job, which has not been run.
+    pub job: J,
+    /// What the system reported.
+    pub source: io::Error,
+}
+
+impl<J> std::fmt::Display for HandOverError<J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot start a thread: {}", self.source)
+    }
+}
+
+impl<J: std::fmt::Debug> std::error::Error for HandOverError<J> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
     }
 }
 

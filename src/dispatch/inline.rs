@@ -1,16 +1,14 @@
 //! The loop's own thread: one request at a time.
 
-use std::io;
-
-use super::{Dispatch, Task};
+use super::{Dispatch, Refused, Task};
 
 /// Runs each request on the loop's thread, before the next is taken.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inline;
 
 impl Dispatch for Inline {
-    fn dispatch(&mut self, task: Task) -> io::Result<()> {
-        task();
+    fn dispatch(&mut self, task: Task) -> Result<(), Refused> {
+        task.run();
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ use super::engine::Engine;
 use super::error::{Handling, Raised, io_error};
 use super::interpreter::{call, call_method, class_attribute, is_method};
 use super::socket::{NativeSocket, is_plain};
-use crate::error::AcceptFailure;
+use crate::accept_failure::AcceptFailure;
 use crate::event_loop::Progress;
 
 /// The package's class that defines a method which stands as it was defined.

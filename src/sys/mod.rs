@@ -6,18 +6,22 @@
 //! - [`SignalMask`], [`default_stack_size`], [`exit`]: what Python's threads are like here;
 //! - [`receive_from`]: take a datagram without waiting;
 //! - [`PEER_ERRNOS`], [`CAPACITY_ERRNOS`]: how `accept` fails here;
-//! - [`generation`], [`fork`], [`exit_now`], [`wait_for_child`]: processes, where the platform has
-//!   `fork`.
+//! - [`is_listening`], [`dropped_packets`]: what the kernel knows of a socket;
+//! - [`generation`], [`fork`], [`exit_now`], [`Child`]: processes, where the platform has `fork`.
 //!
 //! This is the only module of the core that knows platforms, and the only one that is `unsafe`.
 #![allow(unsafe_code)]
 
+#[cfg(unix)]
+mod child;
 mod room;
 #[cfg(unix)]
 mod unix;
 
 pub use room::Room;
 
+#[cfg(unix)]
+pub(crate) use child::Child;
 #[cfg(unix)]
 pub(crate) use unix::*;
 

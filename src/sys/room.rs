@@ -65,7 +65,6 @@ impl<'a> Room<'a> {
     /// # Safety
     ///
     /// `write` returns how many bytes it has written from the pointer on.
-    #[cfg(feature = "python")]
     pub(super) unsafe fn put_by<E>(
         &mut self,
         write: impl FnOnce(*mut u8, usize) -> Result<usize, E>,

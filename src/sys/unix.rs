@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockAddr, SockRef};
 
-#[cfg(feature = "python")]
 use super::Room;
 
 /// Errors that `accept` reports about a connection that is already gone: take the next one.
@@ -159,27 +158,26 @@ pub(crate) fn receive_from(
     }
 }
 
-#[cfg(feature = "python")]
 /// Whether a call may block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// `WouldBlock` instead, whatever the descriptor's mode.
+    #[cfg(feature = "python")]
     Try,
     /// As the descriptor's mode says.
     Wait,
 }
 
-#[cfg(feature = "python")]
 impl Flow {
     fn flags(self) -> libc::c_int {
         match self {
+            #[cfg(feature = "python")]
             Self::Try => libc::MSG_DONTWAIT,
             Self::Wait => 0,
         }
     }
 }
 
-#[cfg(feature = "python")]
 /// Receives into `room`; 0 is the end of the stream. The number need not be an open descriptor.
 ///
 /// # Errors
@@ -195,7 +193,6 @@ pub(crate) fn receive(fd: RawFd, room: &mut Room<'_>, flow: Flow) -> io::Result<
     }
 }
 
-#[cfg(feature = "python")]
 /// Sends from `data`, without `SIGPIPE` where the platform can do without. The number need not be an
 /// open descriptor.
 ///
@@ -322,18 +319,46 @@ pub(crate) fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Reaps the child `pid` and says whether it has ended; `block` waits until it has.
+/// Whether `socket` is one that listens.
 ///
-/// A child that somebody else has reaped counts as ended.
-pub(crate) fn wait_for_child(pid: i32, block: bool) -> bool {
-    let flags = if block { 0 } else { libc::WNOHANG };
-    loop {
-        let mut status = 0;
-        // SAFETY: `status` is a valid int for the call to write to.
-        match unsafe { libc::waitpid(pid, &raw mut status, flags) } {
-            0 => return false,
-            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-            _ => return true,
-        }
+/// # Errors
+///
+/// `ENOTSOCK` for what is no socket; otherwise what `getsockopt(2)` reports.
+pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut answer = [0];
+    read_option(socket, libc::SO_ACCEPTCONN, &mut answer)?;
+    Ok(answer != [0])
+}
+
+/// How many packets the kernel has dropped for want of room since `socket` was opened.
+///
+/// # Errors
+///
+/// `Unsupported` on other platforms than Linux; otherwise what `getsockopt(2)` reports.
+pub(crate) fn dropped_packets(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        /// `SK_MEMINFO_DROPS` of `linux/sock_diag.h`, since 4.12.
+        const DROPS: usize = 8;
+        let mut counts = [0; DROPS + 1];
+        read_option(socket, libc::SO_MEMINFO, &mut counts)?;
+        Ok(counts[DROPS])
     }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = socket;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Reads a socket option of the level `SOL_SOCKET` that is made of 32-bit numbers.
+fn read_option(socket: BorrowedFd<'_>, name: libc::c_int, value: &mut [u32]) -> io::Result<()> {
+    let Ok(mut length) = libc::socklen_t::try_from(size_of_val(value)) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let (fd, start) = (socket.as_raw_fd(), value.as_mut_ptr());
+    // SAFETY: the kernel writes no more than the length says, and any bits make a number.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, name, start.cast(), &raw mut length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,0 +1,269 @@
+//! What a server shares with its handles and with the requests that are being handled.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::Shutdown;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use crate::stats::Stats;
+use crate::sys;
+use crate::waker::Waker;
+
+/// The state of one server.
+///
+/// Everything is under one lock, which is held for a few instructions at a time: so what is counted
+/// is always of one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    /// Reaches the loop while it runs.
+    pub(crate) waker: Waker,
+    state: Mutex<State>,
+    /// Told that a request or the loop has ended, if anybody waits for that.
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) phase: Phase,
+    /// The loop shall end. Noted for the next one where there is none.
+    pub(crate) stopping: bool,
+    /// No request shall be taken.
+    pub(crate) paused: bool,
+    /// The loop waits for a place.
+    wants_place: bool,
+    /// How many threads wait for [`Control::ended`]: telling takes a system call even if none does.
+    waiting: usize,
+    /// The requests that are being handled, and how to end each.
+    active: HashMap<u64, Ending>,
+    entered: u64,
+    counts: Stats,
+}
+
+/// What `serve_forever` is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It is not running.
+    #[default]
+    Idle,
+    /// It takes requests.
+    Taking,
+    /// It takes no more, and waits for those that are being handled.
+    Ending,
+}
+
+/// What kind of request was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    Connection,
+    Datagram { truncated: bool },
+}
+
+/// How a request is ended that takes too long.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// There is nothing that its handler could notice.
+    Nothing,
+    /// Its handler sees the end of the connection.
+    Connection(Arc<Socket>),
+    /// It runs in this child process, which is killed.
+    Child(Arc<sys::Child>),
+}
+
+impl Ending {
+    fn bring_about(&self) {
+        match self {
+            Self::Nothing => {}
+            // It may have ended meanwhile.
+            Self::Connection(socket) => drop(socket.shutdown(Shutdown::Both)),
+            Self::Child(child) => child.kill(),
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Finished,
+    Failed,
+}
+
+impl Control {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under the lock can panic halfway.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        let mut state = self.state();
+        state.phase = phase;
+        if phase == Phase::Idle {
+            state.stopping = false;
+        }
+        self.tell(&state);
+    }
+
+    /// Has the loop end, if there is one; otherwise the next.
+    pub(crate) fn stop(&self) {
+        self.state().stopping = true;
+        // The loop looks at the flag before it waits, so a lost wake-up costs one poll interval.
+        let _ = self.waker.wake();
+    }
+
+    /// Waits until `is_over`, or `deadline`; says whether it is.
+    pub(crate) fn wait(
+        &self,
+        deadline: Option<Instant>,
+        mut is_over: impl FnMut(&State) -> bool,
+    ) -> bool {
+        let mut state = self.state();
+        state.waiting += 1;
+        let is_over = loop {
+            if is_over(&state) {
+                break true;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            state = match left {
+                Some(Duration::ZERO) => break false,
+                Some(left) => match self.ended.wait_timeout(state, left) {
+                    Ok((state, _)) => state,
+                    Err(poisoned) => poisoned.into_inner().0,
+                },
+                None => self.ended.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        };
+        state.waiting -= 1;
+        is_over
+    }
+
+    fn tell(&self, state: &State) {
+        if state.waiting > 0 {
+            self.ended.notify_all();
+        }
+    }
+
+    /// Whether one more request may be taken, of which `limit` may be handled at once. If not, the
+    /// loop is woken when that may have changed.
+    pub(crate) fn admits(&self, limit: Option<usize>) -> bool {
+        let mut state = self.state();
+        state.wants_place = limit.is_some_and(|limit| state.active.len() >= limit);
+        !(state.wants_place || state.paused)
+    }
+
+    /// Has the loop woken when the next request ends.
+    pub(crate) fn want_place(&self) {
+        self.state().wants_place = true;
+    }
+
+    /// Counts a request that is going to be handled.
+    pub(crate) fn enter(self: &Arc<Self>, taken: Taken, ending: Ending) -> Place {
+        let mut state = self.state();
+        state.counts.count(taken);
+        state.entered += 1;
+        let number = state.entered;
+        state.active.insert(number, ending);
+        Place { control: Arc::clone(self), number, outcome: Outcome::Failed }
+    }
+
+    /// Counts a request that is not going to be handled.
+    pub(crate) fn refuse(&self, taken: Taken) {
+        let mut state = self.state();
+        state.counts.count(taken);
+        state.counts.refused += 1;
+    }
+
+    /// Counts that no request could be taken.
+    pub(crate) fn failed_to_take(&self, error: &io::Error) {
+        let errno = error.raw_os_error().unwrap_or_default();
+        *self.state().counts.accept_errors.entry(errno).or_default() += 1;
+    }
+
+    /// Ends every request that is being handled; returns how many that were.
+    pub(crate) fn end_active(&self) -> usize {
+        let state = self.state();
+        state.active.values().for_each(Ending::bring_about);
+        state.active.len()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let state = self.state();
+        Stats { active: state.active.len(), ..state.counts.clone() }
+    }
+
+    fn leave(&self, number: u64, outcome: Outcome) {
+        let mut state = self.state();
+        let ending = state.active.remove(&number);
+        match outcome {
+            Outcome::Finished => state.counts.finished += 1,
+            Outcome::Failed => state.counts.failed += 1,
+        }
+        let wakes = std::mem::take(&mut state.wants_place);
+        self.tell(&state);
+        drop(state);
+        // This closes the connection, which nobody should have to wait for.
+        drop(ending);
+        if wakes {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// Whether no request is being handled, and none can come.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.phase != Phase::Taking && self.active.is_empty()
+    }
+
+    /// How many requests are being handled.
+    pub(crate) fn active(&self) -> usize {
+        self.active.len()
+    }
+}
+
+impl Stats {
+    fn count(&mut self, taken: Taken) {
+        match taken {
+            Taken::Connection => self.accepted += 1,
+            Taken::Datagram { truncated } => {
+                self.received += 1;
+                self.truncated += u64::from(truncated);
+            }
+        }
+    }
+}
+
+/// A request's place among those that are being handled; dropping it gives it back.
+pub(crate) struct Place {
+    control: Arc<Control>,
+    number: u64,
+    /// Failed, until something else is known.
+    outcome: Outcome,
+}
+
+impl Place {
+    /// Gives the place back.
+    pub(crate) fn settle(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// Changes how the request is ended.
+    pub(crate) fn end_by(&self, ending: Ending) {
+        let former = self.control.state().active.insert(self.number, ending);
+        drop(former);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.control.leave(self.number, self.outcome);
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("number", &self.number).finish_non_exhaustive()
+    }
+}

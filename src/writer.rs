@@ -1,0 +1,68 @@
+//! What is answered to a request.
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use crate::address::Address;
+use crate::datagram::Datagram;
+use crate::sys::{self, Flow};
+
+/// Writes the answer to a [`Request`](crate::Request).
+///
+/// What is written to a connection is sent at once: wrap it in a [`BufWriter`](std::io::BufWriter)
+/// to write in small pieces. What is written for a datagram is collected, and leaves as one reply when
+/// the handler has returned without an error, if it is not empty.
+#[derive(Debug)]
+pub struct Writer {
+    to: To,
+}
+
+#[derive(Debug)]
+enum To {
+    Stream(Arc<Socket>),
+    Datagram { socket: Datagram, reply: Vec<u8> },
+}
+
+impl Writer {
+    pub(crate) fn stream(socket: Arc<Socket>) -> Self {
+        Self { to: To::Stream(socket) }
+    }
+
+    pub(crate) fn datagram(socket: Datagram) -> Self {
+        Self { to: To::Datagram { socket, reply: Vec::new() } }
+    }
+
+    /// Sends the reply, if there is one and somebody to send it to.
+    pub(crate) fn reply(&mut self, peer: Option<&Address>) -> io::Result<()> {
+        match (&mut self.to, peer) {
+            (To::Datagram { socket, reply }, Some(peer)) if !reply.is_empty() => {
+                socket.send_to(reply, peer)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says goodbye.
+    pub(crate) fn close(&mut self) {
+        if let To::Stream(socket) = &self.to {
+            // A peer that is gone already is not the handler's error.
+            let _ = socket.shutdown(std::net::Shutdown::Write);
+        }
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match &mut self.to {
+            To::Stream(socket) => sys::send(socket.as_raw_fd(), data, Flow::Wait),
+            To::Datagram { reply, .. } => reply.write(data),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
