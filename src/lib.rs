@@ -58,6 +58,8 @@ pub use handle::Handle;
 pub use handler::Handler;
 pub use listener::Listener;
 pub use options::ListenOptions;
+#[cfg(feature = "python")]
+pub use python::embed;
 pub use reader::Reader;
 pub use request::Request;
 pub use server::{Builder, Server};

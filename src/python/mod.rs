@@ -6,6 +6,7 @@
 mod address;
 mod buffer;
 mod connection;
+pub mod embed;
 mod engine;
 mod error;
 mod exclusive;
