@@ -24,8 +24,8 @@ import importing
 import picture
 import table
 import trial
-from contenders import CONTENDERS
-from workloads import WORKLOADS
+from contenders import CONTENDERS, RUST_CONTENDERS
+from workloads import RUST_WORKLOADS, WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,12 +44,13 @@ SUBJECT = "fastsocketserver"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     options = _parse(arguments)
-    machine = _machine(options.load or _build_load())
-    idle.allow_descriptors(max(workload.clients for workload in WORKLOADS) + 2 * idle.SPARE)
-    contenders = _choose(options.contenders)
+    machine = _machine(options.load or _build_load(with_peers=options.rust))
+    all_workloads = RUST_WORKLOADS if options.rust else WORKLOADS
+    idle.allow_descriptors(max(workload.clients for workload in all_workloads) + 2 * idle.SPARE)
+    contenders = _choose(options.contenders, RUST_CONTENDERS if options.rust else CONTENDERS)
     workloads = [
         workload
-        for workload in WORKLOADS
+        for workload in all_workloads
         if (not options.only or options.only in workload.title)
         and (workload.mode != "idle" or idle.is_possible())
     ]
@@ -104,19 +105,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--only", metavar="TEXT", help="only workloads whose title contains this")
     add("--contenders", metavar="A,B", help="only these; the first is what is compared with")
     add("--quick", action="store_true", help="1 round of 0.3 s, 5 imports: does it work at all?")
-    default = ROOT / "target" / "compare" / f"{version}.json"
-    add("--json", type=Path, default=default, help="where to write all figures")
+    add("--rust", action="store_true", help="servers in Rust alone")
+    folder = ROOT / "target" / "compare"
+    add("--json", type=Path, help=f"where to write all figures ({folder}/...)")
     add("--picture", metavar="FILE", type=Path, help="where to draw the ratios (SVG)")
     add("--load", type=Path, help="a load generator that is built already")
     options = parser.parse_args(arguments)
+    if options.json is None:
+        options.json = folder / f"{'rust' if options.rust else version}.json"
     if options.quick:
         options.rounds, options.seconds, options.imports = 1, 0.3, 5
     return options
 
 
-def _choose(names: str | None) -> list[Contender]:
+def _choose(names: str | None, contenders: Sequence[Contender]) -> list[Contender]:
     """Return the contenders that can be run here, of those asked for; name the others."""
-    by_name = {contender.name: contender for contender in CONTENDERS}
+    by_name = {contender.name: contender for contender in contenders}
     asked = names.split(",") if names else list(by_name)
     if unknown := [name for name in asked if name not in by_name]:
         sys.exit(f"no such contender: {', '.join(unknown)}; there are {', '.join(by_name)}")
@@ -133,11 +137,13 @@ def _about() -> str:
     return f"{implementation}, {platform.system()} {platform.machine()}"
 
 
-def _build_load() -> Path:
-    """Return the load generator, built anew if it has changed."""
+def _build_load(*, with_peers: bool) -> Path:
+    """Return the load generator, built anew if it has changed, with the servers beside it."""
     target = ROOT / "target" / "load"
     manifest = ROOT / "benches" / "load" / "Cargo.toml"
     command = ["cargo", "build", "--release", "--locked", "--quiet"]
+    if with_peers:
+        command += ["--features", "peers"]
     subprocess.run(
         [*command, "--manifest-path", str(manifest), "--target-dir", str(target)], check=True
     )

@@ -88,3 +88,11 @@ CONTENDERS = (
         imported=True,
     ),
 )
+
+RUST_CONTENDERS = (
+    Contender("std-threads", (str(BUILT / "std_threads"),)),
+    Contender("tokio", (str(BUILT / "tokio_tasks"),)),
+    Contender("mio", (str(BUILT / "echo"),)),
+    Contender("fastsocketserver", (str(BUILT / "subject"),)),
+)
+"""Servers in Rust; the first is what the others are compared with."""

@@ -63,3 +63,10 @@ WORKLOADS = (
     Workload("connect, line, close; fork; 8 clients", "line", "fork", "tcp", "short", 8),
     Workload("idle connections; threads; 2,000 clients", "lines", "threads", "tcp", "idle", 2000),
 )
+
+RUST_WORKLOADS = (
+    Workload("connect, line, close; threads; 32 clients", "line", "threads", "tcp", "short", 32),
+    Workload("line echo; threads; 64 clients", "lines", "threads", "tcp", "keepalive", 64),
+    Workload("UDP echo; inline; 64 in flight", "datagram", "inline", "udp", "udp", 64),
+)
+"""What is put on servers in Rust."""
