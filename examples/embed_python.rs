@@ -6,6 +6,7 @@
 //! ```
 //!
 //! The native half of the package is in this program; the Python half is read from `python/`.
+#![allow(clippy::print_stdout, reason = "it talks to its user")]
 
 use std::env;
 

@@ -4,6 +4,7 @@
 //! ```console
 //! $ cargo run --example forking 127.0.0.1:9999
 //! ```
+#![allow(clippy::print_stdout, reason = "it talks to its user")]
 
 use std::env;
 use std::io::{self, BufRead, Write};

@@ -6,6 +6,7 @@
 //! ```
 //!
 //! Signals are the program's own affair; the server only has to be told.
+#![allow(clippy::print_stdout, reason = "it talks to its user")]
 
 use std::io::{self, BufRead, Write};
 use std::time::Duration;

@@ -4,6 +4,7 @@
 //! $ cargo run --example unix unix:/tmp/upper.sock
 //! $ cargo run --example unix unix:@upper
 //! ```
+#![allow(clippy::print_stdout, reason = "it talks to its user")]
 
 use std::fs;
 use std::io::{self, BufRead, Write};

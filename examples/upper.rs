@@ -3,6 +3,7 @@
 //! ```console
 //! $ cargo run --example upper 127.0.0.1:9999
 //! ```
+#![allow(clippy::print_stdout, reason = "it talks to its user")]
 
 use std::env;
 use std::io::{self, BufRead, Write};

@@ -37,8 +37,10 @@ pub(crate) struct State {
     wants_place: bool,
     /// How many threads wait for [`Control::ended`]: telling takes a system call even if none does.
     waiting: usize,
-    /// The requests that are being handled, and how to end each.
-    active: HashMap<u64, Ending>,
+    /// How many requests are being handled.
+    active: usize,
+    /// How to end those that can be ended, by their numbers.
+    endings: HashMap<u64, Ending>,
     entered: u64,
     counts: Stats,
 }
@@ -65,8 +67,6 @@ pub(crate) enum Taken {
 /// How a request is ended that takes too long.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// There is nothing that its handler could notice.
-    Nothing,
     /// Its handler sees the end of the connection.
     Connection(Arc<Socket>),
     /// It runs in this child process, which is killed.
@@ -76,7 +76,6 @@ pub(crate) enum Ending {
 impl Ending {
     fn bring_about(&self) {
         match self {
-            Self::Nothing => {}
             // It may have ended meanwhile.
             Self::Connection(socket) => drop(socket.shutdown(Shutdown::Both)),
             Self::Child(child) => child.kill(),
@@ -149,7 +148,7 @@ impl Control {
     /// loop is woken when that may have changed.
     pub(crate) fn admits(&self, limit: Option<usize>) -> bool {
         let mut state = self.state();
-        state.wants_place = limit.is_some_and(|limit| state.active.len() >= limit);
+        state.wants_place = limit.is_some_and(|limit| state.active >= limit);
         !(state.wants_place || state.paused)
     }
 
@@ -158,13 +157,16 @@ impl Control {
         self.state().wants_place = true;
     }
 
-    /// Counts a request that is going to be handled.
-    pub(crate) fn enter(self: &Arc<Self>, taken: Taken, ending: Ending) -> Place {
+    /// Counts a request that is going to be handled, and can be ended so, if at all.
+    pub(crate) fn enter(self: &Arc<Self>, taken: Taken, ending: Option<Ending>) -> Place {
         let mut state = self.state();
         state.counts.count(taken);
         state.entered += 1;
         let number = state.entered;
-        state.active.insert(number, ending);
+        state.active += 1;
+        if let Some(ending) = ending {
+            state.endings.insert(number, ending);
+        }
         Place { control: Arc::clone(self), number, outcome: Outcome::Failed }
     }
 
@@ -181,21 +183,22 @@ impl Control {
         *self.state().counts.accept_errors.entry(errno).or_default() += 1;
     }
 
-    /// Ends every request that is being handled; returns how many that were.
+    /// Ends every request that is being handled, as far as it can be ended; returns how many those are.
     pub(crate) fn end_active(&self) -> usize {
         let state = self.state();
-        state.active.values().for_each(Ending::bring_about);
-        state.active.len()
+        state.endings.values().for_each(Ending::bring_about);
+        state.active
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let state = self.state();
-        Stats { active: state.active.len(), ..state.counts.clone() }
+        Stats { active: state.active, ..state.counts.clone() }
     }
 
     fn leave(&self, number: u64, outcome: Outcome) {
         let mut state = self.state();
-        let ending = state.active.remove(&number);
+        state.active -= 1;
+        let ending = state.endings.remove(&number);
         match outcome {
             Outcome::Finished => state.counts.finished += 1,
             Outcome::Failed => state.counts.failed += 1,
@@ -214,12 +217,12 @@ impl Control {
 impl State {
     /// Whether no request is being handled, and none can come.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.phase != Phase::Taking && self.active.is_empty()
+        self.phase != Phase::Taking && self.active == 0
     }
 
     /// How many requests are being handled.
     pub(crate) fn active(&self) -> usize {
-        self.active.len()
+        self.active
     }
 }
 
@@ -251,7 +254,7 @@ impl Place {
 
     /// Changes how the request is ended.
     pub(crate) fn end_by(&self, ending: Ending) {
-        let former = self.control.state().active.insert(self.number, ending);
+        let former = self.control.state().endings.insert(self.number, ending);
         drop(former);
     }
 }

@@ -328,8 +328,8 @@ impl<H: Handler> Server<H> {
             }
         };
         let (taken, ending) = match request.connection() {
-            Some(socket) => (Taken::Connection, Ending::Connection(Arc::clone(socket))),
-            None => (Taken::Datagram { truncated: request.is_truncated() }, Ending::Nothing),
+            Some(socket) => (Taken::Connection, Some(Ending::Connection(Arc::clone(socket)))),
+            None => (Taken::Datagram { truncated: request.is_truncated() }, None),
         };
         if !handler::verify(&*self.handler, &request) {
             self.control.refuse(taken);

@@ -113,10 +113,13 @@ impl<J: Send + 'static> ThreadCache<J> {
     pub fn hand_over(&self, job: J, stack_size: usize) -> Result<(), HandOverError<J>> {
         let mut state = self.shared.state();
         state.stack_size = stack_size;
-        if let Err(source) = self.shared.send_for_one(&mut state) {
-            return Err(HandOverError { job, source });
-        }
+        let sent = match self.shared.send_for_one(&mut state) {
+            Ok(sent) => sent,
+            Err(source) => return Err(HandOverError { job, source }),
+        };
         state.jobs.push_back(job);
+        drop(state);
+        wake(sent);
         Ok(())
     }
 
@@ -157,7 +160,7 @@ impl<J: Send + 'static> ThreadCache<J> {
             let mut state = self.shared.state();
             state.closed = true;
             for seat in state.idle.drain(..) {
-                seat.wake(Wake::Leave);
+                wake(seat.tell(Wake::Leave));
             }
             let current = thread::current().id();
             let jobs = state.jobs.len();
@@ -177,12 +180,17 @@ impl<J: Send + 'static> ThreadCache<J> {
 }
 
 /// A job that no thread could be started for, and why.
-#[derive(Debug)]
 pub struct HandOverError<J> {
     /// The job, which has not been run.
     pub job: J,
     /// What the system reported.
     pub source: io::Error,
+}
+
+impl<J> std::fmt::Debug for HandOverError<J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandOverError").field("source", &self.source).finish_non_exhaustive()
+    }
 }
 
 impl<J> std::fmt::Display for HandOverError<J> {
@@ -191,7 +199,7 @@ impl<J> std::fmt::Display for HandOverError<J> {
     }
 }
 
-impl<J: std::fmt::Debug> std::error::Error for HandOverError<J> {
+impl<J> std::error::Error for HandOverError<J> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
     }
@@ -203,7 +211,7 @@ impl<J> Drop for ThreadCache<J> {
         let mut state = self.shared.state();
         state.closed = true;
         for seat in state.idle.drain(..) {
-            seat.wake(Wake::Leave);
+            wake(seat.tell(Wake::Leave));
         }
     }
 }
@@ -216,17 +224,20 @@ impl<J> Shared<J> {
 }
 
 impl<J: Send + 'static> Shared<J> {
-    /// Makes sure that a thread will look for a job.
-    fn send_for_one(self: &Arc<Self>, state: &mut State<J>) -> io::Result<()> {
+    /// Makes sure that a thread will look for a job: the one that is returned is to be woken, after
+    /// the lock has been given back. Woken before, it might run at once, and wait for the lock.
+    fn send_for_one(self: &Arc<Self>, state: &mut State<J>) -> io::Result<Option<Thread>> {
         if state.searching {
-            return Ok(());
+            return Ok(None);
         }
-        match state.idle.pop() {
-            Some(seat) => seat.wake(Wake::Search),
-            None => self.start(state)?,
-        }
+        let sent = if let Some(seat) = state.idle.pop() {
+            seat.tell(Wake::Search)
+        } else {
+            self.start(state)?;
+            None
+        };
         state.searching = true;
-        Ok(())
+        Ok(sent)
     }
 
     fn start(self: &Arc<Self>, state: &mut State<J>) -> io::Result<()> {
@@ -278,7 +289,9 @@ impl<J: Send + 'static> Worker<J> {
         drop(status);
         if !state.jobs.is_empty() {
             // If no thread can be started, those that there are take the jobs one after the other.
-            let _ = self.shared.send_for_one(&mut state);
+            let sent = self.shared.send_for_one(&mut state).unwrap_or_default();
+            drop(state);
+            wake(sent);
         }
         Some(job)
     }
@@ -337,12 +350,18 @@ impl Seat {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self, wake: Wake) {
+    /// Leaves word for the thread, and returns it, if it may be waiting.
+    fn tell(&self, word: Wake) -> Option<Thread> {
         let mut status = self.status();
-        status.wake = Some(wake);
-        if let Some(thread) = &status.thread {
-            thread.unpark();
-        }
+        status.wake = Some(word);
+        status.thread.clone()
+    }
+}
+
+/// Ends the wait of a thread that has been told something.
+fn wake(told: Option<Thread>) {
+    if let Some(thread) = told {
+        thread.unpark();
     }
 }
 

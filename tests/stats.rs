@@ -17,7 +17,7 @@ struct Mixed;
 
 impl Handler for Mixed {
     fn verify(&self, request: &Request) -> bool {
-        request.peer().is_some_and(|peer| inet(peer).port().is_multiple_of(2))
+        request.peer().is_some_and(|peer| inet(peer).port() % 2 == 0)
     }
 
     fn handle(&self, request: &mut Request) -> io::Result<()> {
