@@ -59,11 +59,13 @@ fuzz:
 		--target-dir target/fuzz --bin stable $(FUZZ_SECONDS)
 endif
 
+MEMCHECK = --target $(HOST) --target-dir target/memcheck
+
 .PHONY: memcheck
 memcheck: ## Look for bad memory accesses of the core: address sanitizer (nightly Rust) or valgrind
 ifdef NIGHTLY
-	RUSTFLAGS=-Zsanitizer=address cargo +$(NIGHTLY) test --quiet --lib --tests --examples \
-		--target $(HOST) --target-dir target/memcheck
+	RUSTFLAGS=-Zsanitizer=address cargo +$(NIGHTLY) build --quiet --examples $(MEMCHECK)
+	RUSTFLAGS=-Zsanitizer=address cargo +$(NIGHTLY) test --quiet --lib --tests $(MEMCHECK)
 else
 	CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER='valgrind --quiet --error-exitcode=1' \
 		cargo test --quiet --lib --test datagram --test listener --test stream
