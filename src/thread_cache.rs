@@ -144,7 +144,8 @@ impl<J: Send + 'static> ThreadCache<J> {
 
     /// Waits until all jobs are done and all threads are gone.
     pub fn join(&self) {
-        self.end(|_, _| true);
+        // A thread that takes one of several jobs may start another thread for the next.
+        while self.end(|_, _| true) > 0 {}
     }
 
     /// Ends the threads that have no job, as [`close`](Self::close) does, but goes on keeping others.
@@ -153,8 +154,8 @@ impl<J: Send + 'static> ThreadCache<J> {
         self.shared.state().closed = false;
     }
 
-    /// Ends idle threads, and waits for those that `include` says.
-    fn end(&self, include: impl Fn(&Status, usize) -> bool) {
+    /// Ends idle threads, and waits for those that `include` says; returns how many those were.
+    fn end(&self, include: impl Fn(&Status, usize) -> bool) -> usize {
         let mut ending = Vec::new();
         {
             let mut state = self.shared.state();
@@ -172,10 +173,12 @@ impl<J: Send + 'static> ThreadCache<J> {
                 }
             }
         }
+        let count = ending.len();
         for thread in ending {
             // A panic has been reported by the panic hook.
             let _ = thread.join();
         }
+        count
     }
 }
 

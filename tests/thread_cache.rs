@@ -104,3 +104,21 @@ fn a_server_ends_under_load_with_nothing_lost() {
         assert_eq!((stats.accepted, stats.finished), (answered as u64, answered as u64));
     }
 }
+
+#[test]
+fn joining_waits_also_for_threads_that_others_start() {
+    for _ in 0..200 {
+        let cache = cache();
+        let runs = Arc::new(AtomicUsize::new(0));
+        for _ in 0..8 {
+            let runs = Arc::clone(&runs);
+            let job: Job = Box::new(move || {
+                thread::yield_now();
+                runs.fetch_add(1, Ordering::SeqCst);
+            });
+            cache.hand_over(job, 0).expect("a thread");
+        }
+        cache.join();
+        assert_eq!(runs.load(Ordering::SeqCst), 8);
+    }
+}
