@@ -80,7 +80,8 @@ impl Handle {
     /// not waited for here. A program that wants to end regardless can.
     ///
     /// New connections wait in the kernel's queue until the `Server` is dropped, or serves again.
-    /// From the loop's own thread this is [`request_shutdown`](Self::request_shutdown), and 0.
+    /// From the loop's own thread this is [`request_shutdown`](Self::request_shutdown), and 0. A handler
+    /// in a thread of its own that calls this is one of the requests that are waited for.
     #[must_use = "says how many requests were cut short"]
     pub fn drain(&self, timeout: Duration) -> usize {
         self.request_shutdown();

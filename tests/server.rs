@@ -208,3 +208,23 @@ fn one_request_can_be_handled_without_a_loop() {
     assert!(server.handle_request(Some(DEADLINE)).expect("handled"));
     assert_eq!(client.join().expect("no panic"), "ONE\n");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_signal_handler_is_installed() {
+    let caught = || {
+        let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
+        let line = status.lines().find(|line| line.starts_with("SigCgt:"));
+        line.expect("what signals are caught").to_owned()
+    };
+    let before = caught();
+    for threads in [true, false] {
+        let builder = Server::builder(upper);
+        let builder =
+            if threads { builder.dispatch(Threads::new()) } else { builder.dispatch(Fork::new()) };
+        serve(builder, |address| {
+            assert_eq!(ask(address, "hello\n"), "HELLO\n");
+            assert_eq!(caught(), before);
+        });
+    }
+}

@@ -71,6 +71,13 @@ impl Fork {
         };
         ends.registry().register(&mut SourceFd(&end.as_raw_fd()), Token(0), Interest::READABLE)
     }
+
+    /// Closing is not enough: a child that was forked later has the descriptor too.
+    fn unwatch(&self, child: &sys::Child) {
+        if let (Some(ends), Some(end)) = (&self.ends, child.end()) {
+            let _ = ends.registry().deregister(&mut SourceFd(&end.as_raw_fd()));
+        }
+    }
 }
 
 impl Dispatch for Fork {
@@ -104,7 +111,9 @@ impl Dispatch for Fork {
     fn reap(&mut self) {
         for at in (0..self.children.len()).rev() {
             let Some(success) = self.children[at].child.try_reap() else { continue };
-            if let Some(place) = self.children.swap_remove(at).place {
+            let ended = self.children.swap_remove(at);
+            self.unwatch(&ended.child);
+            if let Some(place) = ended.place {
                 place.settle(if success { Outcome::Finished } else { Outcome::Failed });
             }
         }
