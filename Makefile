@@ -39,11 +39,16 @@ build: $(TOOLS) ## Build the package, optimised, into .venv
 	VIRTUAL_ENV=$(VENV) $(BIN)/maturin develop --release --quiet --target-dir $(WHEEL_TARGET)
 
 .PHONY: test
-test: test-rust test-python ## Run all tests, on every CPython from 3.10 to 3.13 that is here
+test: test-rust test-embedded test-python ## Run all tests, on every CPython from 3.10 to 3.13 that is here
 
 .PHONY: test-rust
 test-rust: ## Run the tests of the Rust core; they need no Python
 	cargo test --quiet
+
+.PHONY: test-embedded
+test-embedded: ## Run a Rust program that embeds Python (its libpython must be where programs find it)
+	cargo build --quiet --features python --examples
+	cargo test --quiet --features python --test examples
 
 .PHONY: fuzz
 fuzz: ## Run the fuzz targets for FUZZ_SECONDS each: cargo-fuzz where there is a nightly Rust
@@ -126,6 +131,8 @@ typecheck: build ## Check the types, and the extension's stub against the extens
 .PHONY: format
 format: $(TOOLS) ## Format Rust and Python
 	cargo fmt
+	cargo fmt --manifest-path benches/load/Cargo.toml
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	$(BIN)/ruff check --quiet --fix --exit-zero
 	$(BIN)/ruff format --quiet
 
