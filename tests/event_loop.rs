@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use fastsocketserver::event_loop::{Progress, Readiness, Selector, Source, run};
+use fastsocketserver::event_loop::{Intake, Progress, Readiness, Selector, Source, run};
 use fastsocketserver::{Service, Waker};
 
 /// Answers `ready` from a script, then stops.
@@ -200,4 +200,103 @@ fn a_service_without_a_source_is_at_its_end() {
     let waker = Waker::default();
     let mut service = Ending::new(&waker, |service| service.listener = None);
     run(&mut service, &waker, Some(Duration::from_millis(1))).expect("ran");
+}
+
+/// Says from a script whether it takes a request, and ends with the first that it takes.
+struct Gated<'a> {
+    listener: TcpListener,
+    answers: VecDeque<Intake>,
+    answered: Intake,
+    waker: Option<&'a Waker>,
+    selects: usize,
+    is_over: bool,
+}
+
+impl<'a> Gated<'a> {
+    fn new(answers: impl IntoIterator<Item = Intake>, waker: Option<&'a Waker>) -> Self {
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").expect("bind"),
+            answers: answers.into_iter().collect(),
+            answered: Intake::Open,
+            waker,
+            selects: 0,
+            is_over: false,
+        }
+    }
+}
+
+impl Service for Gated<'_> {
+    type Error = io::Error;
+
+    fn stopping(&mut self) -> io::Result<bool> {
+        Ok(self.is_over)
+    }
+
+    fn source(&mut self) -> io::Result<Option<Source>> {
+        Ok(Some(Source { fd: self.listener.as_raw_fd(), identity: 0 }))
+    }
+
+    fn intake(&mut self) -> io::Result<Intake> {
+        self.answered = self.answers.pop_front().unwrap_or(Intake::Open);
+        Ok(self.answered)
+    }
+
+    fn select(
+        &mut self,
+        selector: &mut Selector,
+        timeout: Option<Duration>,
+    ) -> io::Result<Readiness> {
+        self.selects += 1;
+        if let Some(waker) = self.waker {
+            waker.wake()?;
+        }
+        selector.select(timeout)
+    }
+
+    fn ready(&mut self, _certain: bool) -> io::Result<Progress> {
+        assert_eq!(self.answered, Intake::Open);
+        self.is_over = true;
+        Ok(Progress::More)
+    }
+
+    fn waited(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn troubled(&mut self, _error: &io::Error) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_service_that_takes_nothing_is_asked_again_when_the_loop_is_woken() {
+    let waker = Waker::default();
+    let mut service = Gated::new([Intake::Closed; 5], Some(&waker));
+    let _client =
+        TcpStream::connect(service.listener.local_addr().expect("bound")).expect("connect");
+    run(&mut service, &waker, None).expect("ran");
+    // Asked before a wait and after it, and the third time the second answer was yes.
+    assert_eq!(service.selects, 3);
+}
+
+#[test]
+fn a_service_that_nobody_wakes_is_asked_again_after_the_time_that_it_says() {
+    let waker = Waker::default();
+    let answer = Intake::ClosedFor(Duration::from_millis(1));
+    let mut service = Gated::new([answer; 5], None);
+    let _client =
+        TcpStream::connect(service.listener.local_addr().expect("bound")).expect("connect");
+    run(&mut service, &waker, None).expect("ran");
+    assert_eq!(service.selects, 3);
+}
+
+#[test]
+fn a_request_that_came_while_none_was_taken_is_still_known_of() {
+    let waker = Waker::default();
+    // The first wait brings the news, and the second is ended by the waker alone.
+    let mut service = Gated::new([Intake::Closed; 3], Some(&waker));
+    let _client =
+        TcpStream::connect(service.listener.local_addr().expect("bound")).expect("connect");
+    run(&mut service, &waker, None).expect("ran");
+    assert_eq!(service.selects, 2);
 }
