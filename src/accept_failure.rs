@@ -10,6 +10,15 @@ use crate::sys;
 /// connection at its head has died (the next may be well), and that this process has no room. Only
 /// the last gets better by waiting, and only there does trying again at once burn a core: a listener
 /// stays readable while its queue is not empty.
+///
+/// ```
+/// use fastsocketserver::AcceptFailure;
+/// use std::io::{Error, ErrorKind};
+///
+/// assert_eq!(AcceptFailure::of(&ErrorKind::WouldBlock.into()), AcceptFailure::Empty);
+/// // EMFILE
+/// assert_eq!(AcceptFailure::of(&Error::from_raw_os_error(24)), AcceptFailure::Capacity);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptFailure {
     /// Nothing is waiting.

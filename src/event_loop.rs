@@ -171,6 +171,65 @@ impl Progress {
 ///
 /// `poll_interval` limits each wait; `None` waits until something happens.
 ///
+/// A service that takes one connection, and ends:
+///
+/// ```
+/// use fastsocketserver::event_loop::{Progress, Readiness, Selector, Service, Source, run};
+/// use fastsocketserver::{ListenOptions, Listener, Waker};
+/// use std::io;
+/// use std::os::fd::AsRawFd;
+/// use std::time::Duration;
+///
+/// struct One {
+///     listener: Listener,
+///     taken: bool,
+/// }
+///
+/// impl Service for One {
+///     type Error = io::Error;
+///
+///     fn stopping(&mut self) -> io::Result<bool> {
+///         Ok(self.taken)
+///     }
+///
+///     fn source(&mut self) -> io::Result<Option<Source>> {
+///         Ok(Some(Source { fd: self.listener.as_raw_fd(), identity: 0 }))
+///     }
+///
+///     fn select(
+///         &mut self,
+///         selector: &mut Selector,
+///         timeout: Option<Duration>,
+///     ) -> io::Result<Readiness> {
+///         selector.select(timeout)
+///     }
+///
+///     fn ready(&mut self, _certain: bool) -> io::Result<Progress> {
+///         match self.listener.accept() {
+///             Ok(_) => {
+///                 self.taken = true;
+///                 Ok(Progress::More)
+///             }
+///             Err(error) => Ok(Progress::after(error)),
+///         }
+///     }
+///
+///     fn waited(&mut self) -> io::Result<()> {
+///         Ok(())
+///     }
+///
+///     fn troubled(&mut self, _error: &io::Error) -> bool {
+///         true
+///     }
+/// }
+///
+/// let listener = Listener::bind(&"127.0.0.1:0".parse()?, &ListenOptions::default())?;
+/// let client = std::net::TcpStream::connect(listener.local_addr()?.to_string())?;
+/// run(&mut One { listener, taken: false }, &Waker::default(), None)?;
+/// # drop(client);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 ///
 /// What the service returns, and what the platform reports about the poll object.

@@ -10,6 +10,17 @@ use crate::options::ListenOptions;
 use crate::sys;
 
 /// A bound and listening stream socket, non-blocking.
+///
+/// ```
+/// use fastsocketserver::{Address, ListenOptions, Listener};
+/// use std::io::ErrorKind;
+///
+/// let listener = Listener::bind(&"127.0.0.1:0".parse()?, &ListenOptions::default())?;
+/// assert!(matches!(listener.local_addr()?, Address::Inet(_)));
+/// let error = listener.accept().expect_err("nobody has connected");
+/// assert_eq!(error.kind(), ErrorKind::WouldBlock);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,

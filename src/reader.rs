@@ -17,6 +17,24 @@ const BUFFER_SIZE: usize = 8192;
 ///
 /// It is buffered, so that reading by lines takes one system call for as many as have come. While its
 /// buffer is empty it holds no memory.
+///
+/// A line that is longer than it may be is noticed so:
+///
+/// ```
+/// use fastsocketserver::Request;
+/// use std::io::{self, BufRead, Read, Write};
+///
+/// fn short_lines(request: &mut Request) -> io::Result<()> {
+///     let (reader, writer) = request.split();
+///     let mut line = String::new();
+///     reader.take(1000).read_line(&mut line)?;
+///     if !line.ends_with('\n') {
+///         return Err(io::ErrorKind::InvalidData.into());
+///     }
+///     writer.write_all(line.as_bytes())
+/// }
+/// # fastsocketserver::Server::builder(short_lines);
+/// ```
 #[derive(Debug)]
 pub struct Reader {
     from: From,

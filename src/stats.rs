@@ -7,6 +7,19 @@ use std::collections::BTreeMap;
 ///
 /// All counts of requests are of one moment: at any time
 /// `accepted + received == active + finished + failed + refused`.
+///
+/// ```
+/// use fastsocketserver::{Request, Server};
+/// use std::time::Duration;
+///
+/// let mut server = Server::builder(|_: &mut Request| Ok(())).bind_datagram(&"127.0.0.1:0".parse()?)?;
+/// let client = std::net::UdpSocket::bind("127.0.0.1:0")?;
+/// client.send_to(b"hello", server.local_addr()?.to_string())?;
+/// assert!(server.handle_request(Some(Duration::from_secs(10)))?);
+/// let stats = server.handle().stats();
+/// assert_eq!((stats.received, stats.finished, stats.active), (1, 1, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

@@ -15,6 +15,22 @@ use crate::sys::Room;
 /// Each method takes `receive`, which puts bytes from the stream into a [`Room`] and returns how many,
 /// 0 at the end of the stream, or `None` if none have come yet. What was received before an
 /// error stays here.
+///
+/// ```
+/// use fastsocketserver::{ReadBuffer, Room};
+///
+/// let mut stream: &[u8] = b"one\ntwo\n";
+/// let mut receive = |room: &mut Room<'_>| {
+///     let length = room.put(stream);
+///     stream = &stream[length..];
+///     Ok::<_, std::io::Error>(Some(length))
+/// };
+/// let mut buffer = ReadBuffer::new(8192);
+/// for line in [&b"one\n"[..], b"two\n", b""] {
+///     assert_eq!(buffer.read_line(None, &mut receive, <[u8]>::to_vec)?, line);
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct ReadBuffer {
     bytes: Vec<u8>,
@@ -230,6 +246,22 @@ fn line_length(bytes: &[u8], searched: usize, limit: usize) -> Option<usize> {
 ///
 /// Each method takes `send`, which sends a part of a slice and returns how many bytes that were, or
 /// `None` if there is no room for any yet. What could not be sent stays here.
+///
+/// ```
+/// use fastsocketserver::WriteBuffer;
+///
+/// let mut sent = Vec::new();
+/// let mut send = |data: &[u8]| {
+///     sent.extend_from_slice(data);
+///     Ok::<_, std::io::Error>(Some(data.len()))
+/// };
+/// let mut buffer = WriteBuffer::new(8192);
+/// buffer.write(b"one ", &mut send)?;
+/// buffer.write(b"two", &mut send)?;
+/// assert!(buffer.flush(&mut send)?);
+/// assert_eq!(sent, b"one two");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct WriteBuffer {
     bytes: Vec<u8>,

@@ -27,6 +27,20 @@ const IDLE_TIME: Duration = Duration::from_secs(5);
 const IDLE_LIMIT: usize = 128;
 
 /// Runs jobs in threads, each job at once.
+///
+/// ```
+/// use fastsocketserver::{ThreadCache, Worker};
+/// use std::sync::mpsc::channel;
+///
+/// let (sender, receiver) = channel();
+/// let cache = ThreadCache::new(move |worker: &Worker<u32>| {
+///     worker.run_each(|job| sender.send(job * 2).expect("a receiver"));
+/// });
+/// cache.hand_over(21, 0)?;
+/// assert_eq!(receiver.recv(), Ok(42));
+/// cache.join();
+/// # Ok::<(), fastsocketserver::HandOverError<u32>>(())
+/// ```
 #[derive(Debug)]
 pub struct ThreadCache<J> {
     shared: Arc<Shared<J>>,

@@ -29,6 +29,17 @@ pub trait Wait {
 }
 
 /// Waits in `poll(2)`, on the calling thread.
+///
+/// ```
+/// use fastsocketserver::{Blocking, Wait};
+/// use std::os::fd::AsRawFd;
+/// use std::time::Duration;
+///
+/// let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+/// assert!(Blocking.writable(socket.as_raw_fd(), None)?);
+/// assert!(!Blocking.readable(socket.as_raw_fd(), Some(Duration::ZERO))?);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Blocking;
 

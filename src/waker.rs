@@ -10,6 +10,14 @@ use crate::sys;
 ///
 /// A server owns one for its whole life; a loop attaches its own end while it runs.
 /// Waking is remembered: a loop that is woken before it waits does not wait.
+///
+/// ```
+/// let waker = fastsocketserver::Waker::default();
+/// // Nobody is there to be woken, which is no error.
+/// waker.wake()?;
+/// assert!(!waker.is_current_thread());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Waker {
     loops: Mutex<Vec<Arc<Attached>>>,

@@ -15,6 +15,21 @@ use crate::sys::{self, Flow};
 /// What is written to a connection is sent at once: wrap it in a [`BufWriter`](std::io::BufWriter)
 /// to write in small pieces. What is written for a datagram is collected, and leaves as one reply when
 /// the handler has returned without an error, if it is not empty.
+///
+/// ```
+/// use fastsocketserver::Request;
+/// use std::io::{self, BufWriter, Write};
+///
+/// fn count(request: &mut Request) -> io::Result<()> {
+///     let (_, writer) = request.split();
+///     let mut writer = BufWriter::new(writer);
+///     for number in 1..=1000 {
+///         writeln!(writer, "{number}")?;
+///     }
+///     writer.flush()
+/// }
+/// # fastsocketserver::Server::builder(count);
+/// ```
 #[derive(Debug)]
 pub struct Writer {
     to: To,

@@ -2,7 +2,14 @@
 
 use super::{Dispatch, Refused, Task};
 
-/// Runs each request on the loop's thread, before the next is taken.
+/// Runs each request on the loop's thread, before the next is taken: what a server does by default.
+///
+/// ```
+/// use fastsocketserver::{Inline, Request, Server};
+///
+/// let server = Server::builder(|_: &mut Request| Ok(())).dispatch(Inline);
+/// # let _ = server;
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inline;
 

@@ -8,6 +8,16 @@ use std::slice;
 ///
 /// Nothing has to be written there before: setting 8 KiB to zero for each line of 30 bytes touches
 /// memory that is in no cache, and keeps it from being given back.
+///
+/// ```
+/// use fastsocketserver::Room;
+/// use std::mem::MaybeUninit;
+///
+/// let mut memory = [MaybeUninit::uninit(); 4];
+/// let mut room = Room::new(&mut memory);
+/// assert_eq!(room.put(b"hello"), 4);
+/// assert_eq!((room.filled(), room.left()), (&b"hell"[..], 0));
+/// ```
 pub struct Room<'a> {
     bytes: &'a mut [MaybeUninit<u8>],
     /// So many are initialised, and count.
