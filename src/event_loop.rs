@@ -26,6 +26,9 @@ use crate::waker::{Attachment, Waker};
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
+/// Other descriptors have their number, counted from here, as their token.
+#[cfg(feature = "python")]
+const OTHERS: usize = 2;
 
 /// What a loop serves: it is asked what to do and says how to go on.
 pub trait Service {
@@ -223,7 +226,8 @@ fn own_selector<'slot, 'waker>(
     Ok(selector)
 }
 
-fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+/// The shorter of two timeouts, `None` meaning no limit.
+pub(crate) fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
@@ -237,17 +241,24 @@ pub struct Selector {
     events: Events,
     watched: Option<Source>,
     generation: u32,
+    #[cfg(feature = "python")]
+    id: u64,
 }
 
 impl Selector {
-    fn attached_to(waker: &Waker) -> io::Result<(Self, Attachment<'_>)> {
+    /// How many reports are taken at once; where only the listener is watched, two are all there are.
+    const CAPACITY: usize = 256;
+
+    pub(crate) fn attached_to(waker: &Waker) -> io::Result<(Self, Attachment<'_>)> {
         let poll = Poll::new()?;
         let attachment = waker.attach(mio::Waker::new(poll.registry(), WAKER)?);
         let selector = Self {
             poll,
-            events: Events::with_capacity(8),
+            events: Events::with_capacity(Self::CAPACITY),
             watched: None,
             generation: sys::generation(),
+            #[cfg(feature = "python")]
+            id: next_id(),
         };
         Ok((selector, attachment))
     }
@@ -263,7 +274,8 @@ impl Selector {
         for event in &self.events {
             match event.token() {
                 LISTENER => readiness.listener = true,
-                _ => readiness.woken = true,
+                WAKER => readiness.woken = true,
+                _ => {}
             }
         }
         Ok(readiness)
@@ -298,6 +310,60 @@ impl Selector {
             }
         }
     }
+}
+
+/// What a loop's poll object does for the descriptors of unfinished requests.
+#[cfg(feature = "python")]
+impl Selector {
+    /// Something that no other poll object of this process has had.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where other descriptors are registered, each with [`Occurrence::token`].
+    pub(crate) fn registry(&self) -> io::Result<mio::Registry> {
+        self.poll.registry().try_clone()
+    }
+
+    /// What the last wait has reported for other descriptors.
+    pub(crate) fn occurrences(&self) -> impl Iterator<Item = Occurrence> {
+        self.events.iter().filter_map(|event| {
+            let fd = event.token().0.checked_sub(OTHERS)?;
+            Some(Occurrence {
+                fd: RawFd::try_from(fd).ok()?,
+                is_readable: event.is_readable() || event.is_error(),
+                is_writable: event.is_writable() || event.is_error(),
+                is_read_closed: event.is_read_closed() || event.is_error(),
+            })
+        })
+    }
+}
+
+/// A report for a descriptor of a request.
+#[cfg(feature = "python")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Occurrence {
+    pub(crate) fd: RawFd,
+    pub(crate) is_readable: bool,
+    pub(crate) is_writable: bool,
+    /// Nothing will come any more but what is there.
+    pub(crate) is_read_closed: bool,
+}
+
+#[cfg(feature = "python")]
+impl Occurrence {
+    /// The token that a descriptor is registered with.
+    pub(crate) fn token(fd: RawFd) -> Token {
+        Token(usize::try_from(fd).map_or(usize::MAX, |fd| fd + OTHERS))
+    }
+}
+
+#[cfg(feature = "python")]
+fn next_id() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// How long to leave a listener alone that cannot be accepted from.

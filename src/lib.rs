@@ -53,5 +53,5 @@ pub use server::{Builder, Handle, Server};
 pub use stream::{ReadBuffer, WriteBuffer};
 pub use sys::Room;
 pub use thread_cache::{ThreadCache, Worker};
-pub use wait::{Blocking, Wait};
+pub use wait::{Blocking, Direction, Wait};
 pub use waker::Waker;

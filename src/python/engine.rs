@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -11,11 +12,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::error::Raised;
-use super::hooks::Hooks;
+use super::hooks::{self, Hooks};
 use super::interpreter::{call, call_method, duration, wait_detached};
-use super::socket::is_open;
+use super::socket::{self, is_open};
+use super::table::Table;
 use super::threads::RequestThreads;
-use crate::event_loop::{self, Progress, Readiness, Selector, Service, Source};
+use crate::event_loop::{self, Progress, Readiness, Selector, Service, Source, shorter};
 use crate::wait::{Blocking, Wait};
 use crate::waker::Waker;
 
@@ -25,12 +27,16 @@ use crate::waker::Waker;
 #[pyclass(frozen, module = "fastsocketserver._core")]
 #[derive(Debug, Default)]
 pub(super) struct Engine {
-    waker: Waker,
+    waker: Arc<Waker>,
     /// Why the last call of `handle_request_noblock` found no request, if that calls for a pause. An
     /// overridden `_handle_request_noblock` has no way to say so to the loop that called it.
     trouble: Mutex<Option<io::Error>>,
     /// Threads that requests have run in, and others will.
     threads: RequestThreads,
+    /// Unfinished requests that run in greenlets: a table for each thread that has served.
+    tables: Mutex<Vec<Arc<Table>>>,
+    /// How many threads go on with such requests until they are finished.
+    finishing: AtomicUsize,
 }
 
 #[pymethods]
@@ -51,12 +57,17 @@ impl Engine {
         poll_interval: Option<f64>,
         select: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        let py = server.py();
         let poll_interval = poll_interval.map(duration).transpose()?;
         self.take_trouble();
+        let table = if hooks::has_table(server)? { Some(self.table()) } else { None };
+        let _driving = table.as_ref().map(|table| table.drive(py)).transpose()?;
         let mut serving = Serving {
             engine: self,
-            hooks: Hooks::new(server),
-            select,
+            hooks: Hooks::new(server).with_table(table.clone()),
+            // Requests in greenlets wait by way of the loop's own selector.
+            select: select.filter(|_| table.is_none()),
+            table,
             watched: None,
             woken: false,
             batch: 0,
@@ -66,13 +77,63 @@ impl Engine {
 
     /// Handles one request that is known to be there, as `BaseServer._handle_request_noblock` does.
     fn handle_request_noblock(&self, server: &Bound<'_, PyAny>) -> PyResult<()> {
-        let trouble = match Hooks::new(server).handle_request_noblock()? {
-            Progress::Failed(error) => Some(error),
-            _ => None,
-        };
-        *self.trouble() = trouble;
-        self.threads.let_begin(server.py());
+        let py = server.py();
+        let table = if hooks::has_table(server)? { Some(self.table()) } else { None };
+        let former = table.as_ref().map_or(0, |table| table.last_request());
+        self.note(Hooks::new(server).handle_request_noblock()?);
+        match table {
+            // The request has yet to begin; a loop, where there is one, will go on with it.
+            Some(table) if !table.is_driven() => table.finish(py, former)?,
+            Some(_) => {}
+            None => self.threads.let_begin(py),
+        }
         Ok(())
+    }
+
+    /// Says that the calling thread will finish the requests that it begins, before `leave_table`.
+    fn enter_table(&self) {
+        self.finishing.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Finishes what requests the calling thread has begun in greenlets; with `end`, their waits
+    /// raise `GreenletExit`.
+    fn finish_requests(&self, py: Python<'_>, end: bool) -> PyResult<()> {
+        let here = self.own_tables().into_iter().find(|table| table.is_here());
+        let Some(table) = here else { return Ok(()) };
+        if end {
+            table.end_all();
+        }
+        if !table.is_driven() {
+            table.finish(py, 0)?;
+            // A thread that ends does not come back for it.
+            self.tables().retain(|other| !Arc::ptr_eq(other, &table));
+        }
+        Ok(())
+    }
+
+    /// Says that the calling thread goes on with no requests any more.
+    fn leave_table(&self) {
+        self.finishing.fetch_sub(1, Ordering::Relaxed);
+        self.own_tables().iter().for_each(|table| table.tell_idle());
+    }
+
+    /// Waits until no request is unfinished in a greenlet, wherever it runs; otherwise as
+    /// `finish_requests`.
+    fn close_requests(&self, py: Python<'_>, end: bool) -> PyResult<()> {
+        self.finish_requests(py, end)?;
+        for table in self.own_tables().into_iter().filter(|table| !table.is_here()) {
+            if end {
+                table.end_all();
+            }
+            table.wait_idle(py, || self.finishing.load(Ordering::Relaxed) > 0)?;
+        }
+        Ok(())
+    }
+
+    /// Seconds for which a request has kept the others of its thread waiting, and that thread.
+    fn held(&self) -> Vec<(u64, f64)> {
+        let tables = self.own_tables();
+        tables.iter().filter_map(|table| table.held()).collect()
     }
 
     /// Ends the wait of every loop that runs for this server.
@@ -110,6 +171,45 @@ impl Engine {
         &self.threads
     }
 
+    /// Has `server` handle a request in a greenlet.
+    pub(super) fn begin_request(
+        server: &Bound<'_, PyAny>,
+        request: &Bound<'_, PyAny>,
+        client_address: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        socket::make_cooperative(request)?;
+        Self::of(server)?.get().table().begin(server, request, client_address)
+    }
+
+    /// Notes whether taking a request has gone so that the loop should pause.
+    pub(super) fn note(&self, progress: Progress) {
+        *self.trouble() = match progress {
+            Progress::Failed(error) => Some(error),
+            _ => None,
+        };
+    }
+
+    /// The calling thread's table, made when first needed.
+    fn table(&self) -> Arc<Table> {
+        let mut tables = self.tables();
+        tables.retain(|table| table.is_own());
+        if let Some(table) = tables.iter().find(|table| table.is_here()) {
+            return Arc::clone(table);
+        }
+        let table = Arc::new(Table::new(Arc::clone(&self.waker)));
+        tables.push(Arc::clone(&table));
+        table
+    }
+
+    /// The tables of this process.
+    fn own_tables(&self) -> Vec<Arc<Table>> {
+        self.tables().iter().filter(|table| table.is_own()).cloned().collect()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Vec<Arc<Table>>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn trouble(&self) -> MutexGuard<'_, Option<io::Error>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,6 +233,17 @@ pub(super) fn start_request_thread(
     let is_started = threads.start(server, request, client_address)?;
     threads.let_begin(server.py());
     Ok(is_started)
+}
+
+/// Has a request handled in a greenlet of the calling thread, when its loop goes on.
+#[pyfunction]
+#[pyo3(signature = (server, request, client_address))]
+pub(super) fn start_request_greenlet(
+    server: &Bound<'_, PyAny>,
+    request: &Bound<'_, PyAny>,
+    client_address: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    Engine::begin_request(server, request, client_address)
 }
 
 /// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.
@@ -177,6 +288,8 @@ struct Serving<'py> {
     engine: &'py Engine,
     hooks: Hooks<'py>,
     select: Option<Bound<'py, PyAny>>,
+    /// The unfinished requests, if they run in greenlets.
+    table: Option<Arc<Table>>,
     /// What `source` has answered last.
     watched: Option<Watched<'py>>,
     /// Whether somebody has woken the loop since `source` was asked.
@@ -248,8 +361,19 @@ impl Service for Serving<'_> {
                 let listener = call(select, (timeout,))?.is_truthy()?;
                 Readiness { listener, woken: false }
             }
-            None => wait_detached(py, || selector.select(timeout))?.unwrap_or_default(),
+            None => {
+                let mut timeout = timeout;
+                if let Some(table) = &self.table {
+                    table.attach(selector)?;
+                    timeout = shorter(timeout, table.timeout());
+                }
+                wait_detached(py, || selector.select(timeout))?.unwrap_or_default()
+            }
         };
+        if let Some(table) = &self.table {
+            table.note(selector.occurrences());
+            table.go_on(py)?;
+        }
         self.woken |= readiness.woken;
         Ok(readiness)
     }
@@ -263,7 +387,12 @@ impl Service for Serving<'_> {
     }
 
     fn ready(&mut self, certain: bool) -> Result<Progress, Raised> {
-        match self.hooks.take(certain)? {
+        let progress = self.hooks.take(certain)?;
+        if let Some(table) = &self.table {
+            // Who speaks first is to be heard at once.
+            table.go_on(self.py())?;
+        }
+        match progress {
             Progress::Unknown if certain => {
                 Ok(self.engine.take_trouble().map_or(Progress::Unknown, Progress::Failed))
             }

@@ -16,6 +16,7 @@
 //! only place that knows which those are.
 
 use std::ptr;
+use std::sync::Arc;
 
 use pyo3::exceptions::{PyException, PyOSError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -27,6 +28,7 @@ use super::engine::Engine;
 use super::error::{Handling, Raised, io_error};
 use super::interpreter::{call, call_method, class_attribute, is_method};
 use super::socket::{NativeSocket, is_plain};
+use super::table::Table;
 use crate::error::AcceptFailure;
 use crate::event_loop::Progress;
 
@@ -37,6 +39,7 @@ enum Owner {
     Tcp,
     Udp,
     Threading,
+    Greenlet,
 }
 
 /// A hook, and the functions that it is where nobody has overridden it.
@@ -55,10 +58,13 @@ struct Defaults {
     get_request: Hook,
     handle_request_noblock: Hook,
     process_request: Hook,
+    process_request_greenlet: Hook,
     process_request_thread: Hook,
     service_actions: Hook,
     shutdown_request: Hook,
     verify_request: Hook,
+    /// `GreenletMixIn`.
+    greenlet: Py<PyType>,
 }
 
 static DEFAULTS: PyOnceLock<Defaults> = PyOnceLock::new();
@@ -72,10 +78,16 @@ pub(super) fn declare_defaults(
     tcp: &Bound<'_, PyType>,
     udp: &Bound<'_, PyType>,
     threading: &Bound<'_, PyType>,
+    greenlet: &Bound<'_, PyType>,
 ) -> PyResult<()> {
     let py = base.py();
-    let owners =
-        [(Owner::Base, base), (Owner::Tcp, tcp), (Owner::Udp, udp), (Owner::Threading, threading)];
+    let owners = [
+        (Owner::Base, base),
+        (Owner::Tcp, tcp),
+        (Owner::Udp, udp),
+        (Owner::Threading, threading),
+        (Owner::Greenlet, greenlet),
+    ];
     let hook = |name: &str| -> PyResult<Hook> {
         let mut functions = Vec::new();
         for (owner, class) in owners {
@@ -93,13 +105,22 @@ pub(super) fn declare_defaults(
         get_request: hook("get_request")?,
         handle_request_noblock: hook("_handle_request_noblock")?,
         process_request: hook("process_request")?,
+        process_request_greenlet: hook("process_request_greenlet")?,
         process_request_thread: hook("process_request_thread")?,
         service_actions: hook("service_actions")?,
         shutdown_request: hook("shutdown_request")?,
         verify_request: hook("verify_request")?,
+        greenlet: greenlet.clone().unbind(),
     };
     let _ = DEFAULTS.set(py, defaults);
     Ok(())
+}
+
+/// Whether the requests of `server` run in greenlets.
+pub(super) fn has_table(server: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = server.py();
+    let defaults = DEFAULTS.get(py).expect("the package declares its defaults");
+    server.is_instance(defaults.greenlet.bind(py))
 }
 
 /// A hook as one server has it now.
@@ -135,12 +156,19 @@ pub(super) struct Hooks<'py> {
     socket: Option<NativeSocket<'py>>,
     /// Where datagrams are received; as long as `max_packet_size`.
     buffer: Vec<u8>,
+    /// Where requests run that are taken by a loop, if they run in greenlets.
+    table: Option<Arc<Table>>,
 }
 
 impl<'py> Hooks<'py> {
     pub(super) fn new(server: &Bound<'py, PyAny>) -> Self {
         let defaults = DEFAULTS.get(server.py()).expect("the package declares its defaults");
-        Self { server: server.clone(), defaults, socket: None, buffer: Vec::new() }
+        Self { server: server.clone(), defaults, socket: None, buffer: Vec::new(), table: None }
+    }
+
+    /// The same for a loop whose requests run in greenlets.
+    pub(super) fn with_table(self, table: Option<Arc<Table>>) -> Self {
+        Self { table, ..self }
     }
 
     pub(super) fn server(&self) -> &Bound<'py, PyAny> {
@@ -153,6 +181,15 @@ impl<'py> Hooks<'py> {
     pub(super) fn take(&mut self, certain: bool) -> Result<Progress, Raised> {
         match self.method(&self.defaults.handle_request_noblock)? {
             Method::Own(_) => {
+                if let Some(table) = self.table.clone() {
+                    if !self.is_native()? {
+                        // What takes the request may wait, for a TLS handshake say.
+                        if certain {
+                            table.begin_taking(&self.server)?;
+                        }
+                        return Ok(Progress::Unknown);
+                    }
+                }
                 let taken = self.get_request(certain)?;
                 return self.handle(taken);
             }
@@ -167,11 +204,23 @@ impl<'py> Hooks<'py> {
     /// Where nothing is there after all, it waits as the socket's own methods do: a loop around it
     /// does not spin.
     pub(super) fn handle_request_noblock(&mut self) -> Result<Progress, Raised> {
-        let mut taken = self.get_request(true)?;
+        let taken = self.get_request(true)?;
         if let Taken::Nothing(Progress::Empty) = taken {
-            taken = self.ask_for_request(&self.callable(&self.defaults.get_request)?)?;
+            return self.take_by_asking();
         }
         self.handle(taken)
+    }
+
+    /// Takes a request by asking for it, and has it handled.
+    pub(super) fn take_by_asking(&self) -> Result<Progress, Raised> {
+        let taken = self.ask_for_request(&self.callable(&self.defaults.get_request)?)?;
+        self.handle(taken)
+    }
+
+    /// Whether connections can be taken without asking a hook or the socket.
+    fn is_native(&mut self) -> PyResult<bool> {
+        Ok(matches!(self.method(&self.defaults.get_request)?, Method::Own(Owner::Tcp))
+            && self.find_native_socket()?)
     }
 
     fn handle(&self, taken: Taken<'py>) -> Result<Progress, Raised> {
@@ -338,8 +387,21 @@ impl<'py> Hooks<'py> {
         })
     }
 
-    /// What `ThreadingMixIn.process_request_thread` does.
-    pub(super) fn process_in_thread(
+    /// What `process_request_greenlet` does, whoever has defined it.
+    pub(super) fn process_in_greenlet(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        match self.method(&self.defaults.process_request_greenlet)? {
+            Method::Own(_) => self.process_to_the_end(request, client_address),
+            Method::Other(process) => call(&process, (request, client_address)).map(drop),
+        }
+    }
+
+    /// What `process_request_thread` and `process_request_greenlet` do where nobody has overridden
+    /// them.
+    pub(super) fn process_to_the_end(
         &self,
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
@@ -391,6 +453,9 @@ impl<'py> Hooks<'py> {
                     return Ok(());
                 }
                 self.callable(&self.defaults.process_request)?
+            }
+            Method::Own(Owner::Greenlet) => {
+                return Engine::begin_request(&self.server, request, client_address);
             }
             Method::Own(_) => {
                 self.finish_request(request, client_address)?;

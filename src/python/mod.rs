@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod exclusive;
 mod file;
+mod greenlet;
 mod hooks;
 mod interpreter;
 mod program;
@@ -17,6 +18,7 @@ mod reader;
 mod request;
 mod request_handle;
 mod socket;
+mod table;
 mod thread_state;
 mod threading;
 mod threads;
@@ -31,9 +33,11 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::engine::{Engine, start_request_thread, wait_readable};
+    use super::engine::{Engine, start_request_greenlet, start_request_thread, wait_readable};
     #[pymodule_export]
     use super::file::SocketFile;
+    #[pymodule_export]
+    use super::greenlet::check_greenlets;
     #[pymodule_export]
     use super::hooks::declare_defaults;
     #[pymodule_export]
@@ -46,6 +50,8 @@ mod _core {
     use super::request_handle::RequestHandle;
     #[pymodule_export]
     use super::socket::declare_accepted_socket;
+    #[pymodule_export]
+    use super::table::{Parking, is_in_table, open_parking, sleep, wait_ready};
     #[pymodule_export]
     use super::threads::{forget_threads, retire_idle_threads, stop_caching_threads};
     #[pymodule_export]

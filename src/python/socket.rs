@@ -14,6 +14,7 @@ use socket2::{SockRef, Socket};
 use super::address;
 use super::error::Raised;
 use super::interpreter::call;
+use super::table;
 use crate::address::Address;
 use crate::datagram;
 use crate::listener;
@@ -138,6 +139,7 @@ impl<'py> NativeSocket<'py> {
         object.setattr(intern!(py, "_io_refs"), 0)?;
         object.setattr(intern!(py, "_closed"), false)?;
         let fd = socket.as_raw_fd();
+        table::forget_former(fd);
         call(natives.init.bind(py), (&object, self.family, self.kind, self.proto, fd))?;
         // It belongs to the object now.
         let _ = socket.into_raw_fd();
@@ -181,6 +183,19 @@ impl Natives {
     }
 }
 
+/// Has a request's own methods let other requests run where they wait, if it is exactly a
+/// `socket.socket`: then it becomes what this package's servers accept.
+pub(super) fn make_cooperative(request: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = request.py();
+    if request.get_type().is(socket_class(py)?) {
+        let class = ACCEPTED.get(py).expect("the package declares it");
+        request.setattr(intern!(py, "__class__"), class)?;
+        let fd = request.call_method0(intern!(py, "fileno"))?.extract::<RawFd>()?;
+        table::forget_former(fd);
+    }
+    Ok(())
+}
+
 /// A method of the class that `socket.socket` extends.
 pub(super) fn inherited<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     Natives::get(py)?.class.bind(py).getattr(name)
@@ -191,6 +206,10 @@ pub(super) fn close(socket: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = socket.py();
     socket.setattr(intern!(py, "_closed"), true)?;
     if socket.getattr(intern!(py, "_io_refs"))?.extract::<isize>()? <= 0 {
+        if table::is_driven_here() {
+            let fd = socket.call_method0(intern!(py, "fileno"))?.extract::<RawFd>()?;
+            table::forget_closing(fd);
+        }
         call(Natives::get(py)?.close.bind(py), (socket,))?;
     }
     Ok(())
