@@ -47,6 +47,8 @@ impl ReadBuffer {
     /// # Errors
     ///
     /// What `receive` returns.
+    // The frame of a caller who waits between two calls shall not have the room in it.
+    #[inline(never)]
     pub fn read_line<T, E>(
         &mut self,
         limit: Option<usize>,
@@ -180,6 +182,7 @@ impl ReadBuffer {
     }
 
     /// Receives once, behind what is unread.
+    #[inline(never)]
     fn fill<E>(
         &mut self,
         receive: &mut impl FnMut(&mut Room<'_>) -> Result<Option<usize>, E>,

@@ -47,12 +47,10 @@ impl Connection<'_, '_> {
                 outcome => return Ok(Some(outcome?)),
             }
         }
-        let received = self.wait_and(
-            self.deadline()?,
-            !try_first,
-            Direction::Readable,
-            |fd, flow| sys::receive(fd, room, flow),
-        )?;
+        let received =
+            self.wait_and(self.deadline()?, !try_first, Direction::Readable, |fd, flow| {
+                sys::receive(fd, room, flow)
+            })?;
         if received == Some(wanted) {
             habit.is_behind.store(false, Ordering::Relaxed);
         }
@@ -64,14 +62,13 @@ impl Connection<'_, '_> {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` where [`await_more`](Self::await_more) is to be called; otherwise as
-    /// [`receive`](Self::receive).
+    /// What `recv(2)` reports.
     pub(super) fn try_receive(
         self,
         table: &InTable,
         room: &mut Room<'_>,
         habit: &Habit,
-    ) -> Result<Option<usize>, Raised> {
+    ) -> Result<Tried, Raised> {
         let fd = self.fileno()?;
         let report = table.last_report(fd).unwrap_or_default();
         if report == 0 || habit.emptied_at.load(Ordering::Relaxed) != report {
@@ -84,14 +81,14 @@ impl Connection<'_, '_> {
                     // epoll(7) says so of streams.
                     let emptied_at = if length < wanted { report } else { 0 };
                     habit.emptied_at.store(emptied_at, Ordering::Relaxed);
-                    return Ok(Some(length));
+                    return Ok(Tried::Received(Some(length)));
                 }
             }
         }
-        match self.deadline()? {
-            Deadline::Now => Ok(None),
-            _ => Err(io::Error::from(ErrorKind::WouldBlock).into()),
-        }
+        Ok(match self.deadline()? {
+            Deadline::Now => Tried::Received(None),
+            deadline => Tried::NotYet(NotYet { fd, deadline }),
+        })
     }
 
     /// Waits, in the table, until there may be more to receive.
@@ -99,8 +96,24 @@ impl Connection<'_, '_> {
     /// # Errors
     ///
     /// `TimeoutError` after the socket's timeout.
-    pub(super) fn await_more(self, table: &InTable) -> Result<(), Raised> {
-        self.wait_in_table(table, self.deadline()?, Direction::Readable).map(drop)
+    pub(super) fn await_more(self, table: &InTable, not_yet: NotYet) -> Result<(), Raised> {
+        let NotYet { fd, deadline } = not_yet;
+        self.wait_in_table(table, fd, deadline, Direction::Readable).map(drop)
+    }
+
+    /// Waits, in the table, until the socket is what `direction` says; `false` where it does not
+    /// block.
+    ///
+    /// # Errors
+    ///
+    /// `TimeoutError` after the socket's timeout.
+    pub(super) fn await_ready(self, table: &InTable, direction: Direction) -> Result<bool, Raised> {
+        let (fd, deadline) = (self.fileno()?, self.deadline()?);
+        // The table is told of changes only, and there may be something already.
+        if Blocking.wait(fd, direction, Some(Duration::ZERO))? {
+            return Ok(true);
+        }
+        self.wait_in_table(table, fd, deadline, direction)
     }
 
     /// Sends from `data`: how many bytes; `None` where the socket does not block and there is no room.
@@ -230,7 +243,7 @@ impl Connection<'_, '_> {
                     outcome => return Ok(Some(outcome?)),
                 }
             }
-            may_be_ready = self.wait_in_table(table, deadline, direction)?;
+            may_be_ready = self.wait_in_table(table, self.fileno()?, deadline, direction)?;
             if !may_be_ready {
                 return Ok(None);
             }
@@ -241,6 +254,7 @@ impl Connection<'_, '_> {
     fn wait_in_table(
         self,
         table: &InTable,
+        fd: RawFd,
         deadline: Deadline,
         direction: Direction,
     ) -> Result<bool, Raised> {
@@ -249,7 +263,7 @@ impl Connection<'_, '_> {
             Deadline::Never => None,
             Deadline::At(end) => Some(end.saturating_duration_since(Instant::now())),
         };
-        if Switching(table, self.0.py()).wait(self.fileno()?, direction, limit)? {
+        if Switching(table, self.0.py()).wait(fd, direction, limit)? {
             Ok(true)
         } else {
             Err(timed_out())
@@ -283,6 +297,21 @@ pub(super) struct Habit {
     is_behind: AtomicBool,
     /// The kernel's buffer has been emptied since this report of the table's, 0 for none.
     emptied_at: AtomicU64,
+}
+
+/// What has come of trying to receive.
+#[derive(Debug)]
+pub(super) enum Tried {
+    /// So many bytes; `None` where the socket does not block and there is nothing.
+    Received(Option<usize>),
+    NotYet(NotYet),
+}
+
+/// What must be waited for before it is worth trying again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotYet {
+    fd: RawFd,
+    deadline: Deadline,
 }
 
 /// Until when a call may block.

@@ -355,25 +355,20 @@ impl Service for Serving<'_> {
     ) -> Result<Readiness, Raised> {
         let py = self.py();
         self.batch = 0;
-        let readiness = match &self.select {
-            Some(select) => {
-                let timeout = timeout.map(|timeout| timeout.as_secs_f64());
-                let listener = call(select, (timeout,))?.is_truthy()?;
-                Readiness { listener, woken: false }
-            }
-            None => {
-                let mut timeout = timeout;
-                if let Some(table) = &self.table {
-                    table.attach(selector)?;
-                    timeout = shorter(timeout, table.timeout());
-                }
-                wait_detached(py, || selector.select(timeout))?.unwrap_or_default()
-            }
-        };
-        if let Some(table) = &self.table {
+        let readiness = if let Some(select) = &self.select {
+            let timeout = timeout.map(|timeout| timeout.as_secs_f64());
+            let listener = call(select, (timeout,))?.is_truthy()?;
+            Readiness { listener, woken: false }
+        } else if let Some(table) = &self.table {
+            table.attach(selector)?;
+            let timeout = shorter(timeout, table.timeout());
+            let readiness = wait_detached(py, || selector.select(timeout))?.unwrap_or_default();
             table.note(selector.occurrences());
             table.go_on(py)?;
-        }
+            readiness
+        } else {
+            wait_detached(py, || selector.select(timeout))?.unwrap_or_default()
+        };
         self.woken |= readiness.woken;
         Ok(readiness)
     }

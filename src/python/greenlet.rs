@@ -95,7 +95,7 @@ impl Greenlets {
     }
 
     /// A greenlet that will call `run`, and goes back to `parent` when that has returned.
-    pub(super) fn new<'py>(
+    pub(super) fn make<'py>(
         &self,
         run: &Bound<'py, PyAny>,
         parent: &Bound<'py, PyAny>,

@@ -38,8 +38,7 @@ where
     // SAFETY: attached, `callable` and `args` live until after the call, `args` is a tuple. The
     // result is a new reference, or null with an exception set.
     unsafe {
-        let result =
-            unless_unwound(|| call(callable.as_ptr(), args.as_ptr(), ptr::null_mut()));
+        let result = unless_unwound(|| call(callable.as_ptr(), args.as_ptr(), ptr::null_mut()));
         Bound::from_owned_ptr_or_err(py, result)
     }
 }

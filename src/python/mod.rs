@@ -49,9 +49,9 @@ mod _core {
     #[pymodule_export]
     use super::request_handle::RequestHandle;
     #[pymodule_export]
-    use super::socket::declare_accepted_socket;
+    use super::socket::{declare_accepted_socket, make_cooperative};
     #[pymodule_export]
-    use super::table::{Parking, is_in_table, open_parking, sleep, wait_ready};
+    use super::table::{Parking, forget_descriptor, is_in_table, open_parking, sleep, wait_ready};
     #[pymodule_export]
     use super::threads::{forget_threads, retire_idle_threads, stop_caching_threads};
     #[pymodule_export]

@@ -1,6 +1,7 @@
 //! The file that `StreamRequestHandler.rfile` is.
 
-use std::io::ErrorKind;
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::{PyOSError, PyTimeoutError, PyValueError};
@@ -8,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::buffer::{View, filled, optional_size, size};
-use super::connection::{Connection, Habit};
+use super::connection::{Connection, Habit, NotYet, Tried};
 use super::error::Raised;
 use super::exclusive::{Exclusive, Lent};
 use super::file::{CLOSED, SocketFile, makefile, native_size, unsupported};
@@ -59,6 +60,8 @@ struct Source<'a, 'py> {
     reader: &'a Reader,
     /// Where the caller runs, if it waits by letting others run.
     table: Option<InTable>,
+    /// What the last attempt has to wait for; its error says no more.
+    not_yet: Cell<Option<NotYet>>,
 }
 
 impl Source<'_, '_> {
@@ -70,7 +73,13 @@ impl Source<'_, '_> {
         }
         let habit = &self.reader.habit;
         match &self.table {
-            Some(table) => self.connection.try_receive(table, room, habit),
+            Some(table) => match self.connection.try_receive(table, room, habit)? {
+                Tried::Received(received) => Ok(received),
+                Tried::NotYet(not_yet) => {
+                    self.not_yet.set(Some(not_yet));
+                    Err(io::Error::from(ErrorKind::WouldBlock).into())
+                }
+            },
             None => self.note_timeout(self.connection.receive(room, habit)),
         }
     }
@@ -78,14 +87,11 @@ impl Source<'_, '_> {
     /// What `attempt` returns when nothing has to be waited for any more.
     fn retrying<T>(&self, mut attempt: impl FnMut() -> Result<T, Raised>) -> Result<T, Raised> {
         loop {
-            match (attempt(), &self.table) {
-                (Err(Raised::System(error)), Some(table))
-                    if error.kind() == ErrorKind::WouldBlock =>
-                {
-                    self.note_timeout(self.connection.await_more(table))?;
-                }
-                (outcome, _) => return outcome,
-            }
+            let outcome = attempt();
+            let (Some(table), Some(not_yet)) = (&self.table, self.not_yet.take()) else {
+                return outcome;
+            };
+            self.note_timeout(self.connection.await_more(table, not_yet))?;
         }
     }
 
@@ -110,7 +116,8 @@ impl Reader {
         // Only now, for another thread may have closed it meanwhile.
         file.check_open(py, closed)?;
         let connection = Connection(file.socket(py));
-        let source = Source { connection, reader, table: table::current() };
+        let (table, not_yet) = (table::current(), Cell::default());
+        let source = Source { connection, reader, table, not_yet };
         Ok(Reading { buffer, source })
     }
 }
@@ -155,9 +162,9 @@ impl Reader {
         let Reading { mut buffer, source } = Self::reading(slf, "read of closed file")?;
         let Ok(size) = usize::try_from(size) else {
             let deliver = |all: &[u8]| PyBytes::new(py, all);
-            return Ok(source.retrying(|| {
-                buffer.read_to_end(|room| source.receive(room), deliver)
-            })?);
+            return Ok(
+                source.retrying(|| buffer.read_to_end(|room| source.receive(room), deliver))?
+            );
         };
         // Whole buffers come straight here, the rest by way of the buffer.
         let receive = |room: &mut Room<'_>| {
@@ -165,9 +172,7 @@ impl Reader {
             let length = left - if left > ahead { left % ahead } else { 0 };
             room.within(length, |room| source.receive(room))
         };
-        Ok(filled(py, size, |target| {
-            read_into(&mut buffer, target, &source, receive)
-        })?)
+        Ok(filled(py, size, |target| read_into(&mut buffer, target, &source, receive))?)
     }
 
     /// Bytes up to `size` that are here, or that the next receiving brings.

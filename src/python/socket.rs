@@ -185,6 +185,7 @@ impl Natives {
 
 /// Has a request's own methods let other requests run where they wait, if it is exactly a
 /// `socket.socket`: then it becomes what this package's servers accept.
+#[pyfunction]
 pub(super) fn make_cooperative(request: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = request.py();
     if request.get_type().is(socket_class(py)?) {

@@ -57,7 +57,8 @@ pub(super) struct Table {
 #[derive(Debug, Default)]
 struct State {
     /// The greenlets that drive the table, innermost last: requests' greenlets switch there.
-    hubs: Vec<Py<PyAny>>,
+    hubs: Vec<Hub>,
+    last_hub: HubId,
     registry: Option<(u64, Registry)>,
     /// By descriptor.
     watches: Vec<Watch>,
@@ -72,12 +73,19 @@ struct State {
     occurrences: u64,
     /// Requests up to this one are to end: their waits raise `GreenletExit`.
     ended: RequestId,
-    /// Since when a request has had the thread, and which.
+    /// Since when a request has had the thread.
     running: Option<Instant>,
 }
 
 type RequestId = u64;
 type WaitId = u64;
+type HubId = u64;
+
+#[derive(Debug)]
+struct Hub {
+    id: HubId,
+    greenlet: Py<PyAny>,
+}
 
 /// One descriptor, as the poll object knows it.
 #[derive(Debug, Default)]
@@ -94,11 +102,12 @@ struct Watch {
 struct Waiting {
     greenlet: Py<PyAny>,
     request: RequestId,
+    /// Where the greenlet goes back to at its end.
+    hub: HubId,
     for_what: Option<(RawFd, Direction)>,
     deadline: Option<Instant>,
     outcome: Option<Outcome>,
 }
-
 
 /// How a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +122,7 @@ enum Outcome {
 #[derive(Debug)]
 enum Next {
     GoOn(WaitId),
-    Begin { greenlet: Py<PyAny>, args: Py<PyTuple>, request: RequestId },
+    Begin { greenlet: Py<PyAny>, args: Py<PyTuple>, request: RequestId, hub: HubId },
 }
 
 thread_local! {
@@ -181,7 +190,11 @@ impl Table {
     /// Makes the calling greenlet the hub, until the returned value is dropped.
     pub(super) fn drive(self: &Arc<Self>, py: Python<'_>) -> PyResult<Driving> {
         let hub = Greenlets::get(py)?.current(py)?;
-        self.state().hubs.push(hub.unbind());
+        let mut state = self.state();
+        state.last_hub += 1;
+        let id = state.last_hub;
+        state.hubs.push(Hub { id, greenlet: hub.unbind() });
+        drop(state);
         DRIVEN.with_borrow_mut(|driven| driven.push(Arc::clone(self)));
         Ok(Driving(Arc::clone(self)))
     }
@@ -195,7 +208,8 @@ impl Table {
     ) -> PyResult<()> {
         static RUN: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
         let py = server.py();
-        let run = RUN.get_or_try_init(py, || wrap_pyfunction!(run_request, py).map(Bound::unbind))?;
+        let run =
+            RUN.get_or_try_init(py, || wrap_pyfunction!(run_request, py).map(Bound::unbind))?;
         self.begin_with(run.bind(py), PyTuple::new(py, [server, request, client_address])?)
     }
 
@@ -203,28 +217,28 @@ impl Table {
     pub(super) fn begin_taking(&self, server: &Bound<'_, PyAny>) -> PyResult<()> {
         static RUN: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
         let py = server.py();
-        let run = RUN.get_or_try_init(py, || wrap_pyfunction!(take_request, py).map(Bound::unbind))?;
+        let run =
+            RUN.get_or_try_init(py, || wrap_pyfunction!(take_request, py).map(Bound::unbind))?;
         self.begin_with(run.bind(py), PyTuple::new(py, [server])?)
     }
 
     fn begin_with(&self, run: &Bound<'_, PyAny>, args: Bound<'_, PyTuple>) -> PyResult<()> {
         let py = run.py();
-        let hub = self.hub(py)?;
-        let greenlet = Greenlets::get(py)?.new(run, &hub)?.unbind();
+        let (hub, hub_greenlet) = self.hub(py)?;
+        let greenlet = Greenlets::get(py)?.make(run, &hub_greenlet)?.unbind();
         let mut state = self.state();
         state.last_request += 1;
         let request = state.last_request;
         state.requests.insert(request);
-        state.next.push_back(Next::Begin { greenlet, args: args.unbind(), request });
+        state.next.push_back(Next::Begin { greenlet, args: args.unbind(), request, hub });
         Ok(())
     }
 
     /// The greenlet that drives the table; that of the caller where none does.
-    fn hub<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let hub = self.state().hubs.last().map(|hub| hub.clone_ref(py));
-        match hub {
-            Some(hub) => Ok(hub.into_bound(py)),
-            None => Greenlets::get(py)?.current(py),
+    fn hub<'py>(&self, py: Python<'py>) -> PyResult<(HubId, Bound<'py, PyAny>)> {
+        match self.state().hubs.last() {
+            Some(hub) => Ok((hub.id, hub.greenlet.bind(py).clone())),
+            None => Ok((0, Greenlets::get(py)?.current(py)?)),
         }
     }
 
@@ -262,10 +276,11 @@ impl Table {
             let Watch { readers, writers, .. } = &state.watches[fd];
             let (reads, writes) = (!readers.is_empty(), !writers.is_empty());
             let fd = RawFd::try_from(fd).expect("a descriptor's number");
-            for (waits, direction) in [(reads, Direction::Readable), (writes, Direction::Writable)] {
+            for (waits, direction) in [(reads, Direction::Readable), (writes, Direction::Writable)]
+            {
                 // One that cannot be watched is gone; who waits for it is told.
                 if waits && state.watch(fd, direction).is_err() {
-                    state.end_waits_for(fd);
+                    state.end_waits_for(fd, direction);
                 }
             }
         }
@@ -383,26 +398,30 @@ impl Table {
     }
 
     fn switch_to(self: &Arc<Self>, py: Python<'_>, next: Next) -> PyResult<()> {
-        let (greenlet, args, request) = match next {
-            Next::Begin { greenlet, args, request } => {
-                (greenlet.into_bound(py), args.into_bound(py), request)
+        let mut state = self.state();
+        let (greenlet, args, request, parent) = match next {
+            Next::Begin { greenlet, args, request, hub } => {
+                (greenlet.into_bound(py), args.into_bound(py), request, hub)
             }
             Next::GoOn(wait) => {
-                let state = self.state();
                 let Some(waiting) = state.waits.get(&wait) else { return Ok(()) };
-                (waiting.greenlet.clone_ref(py).into_bound(py), PyTuple::empty(py), waiting.request)
+                let greenlet = waiting.greenlet.bind(py).clone();
+                (greenlet, PyTuple::empty(py), waiting.request, waiting.hub)
             }
         };
-        let former = CURRENT.replace(Some((Arc::clone(self), request)));
+        let hub = state.hubs.last().filter(|hub| hub.id != parent);
+        let hub = hub.map(|hub| hub.greenlet.bind(py).clone());
+        let former_since = state.running.replace(Instant::now());
+        drop(state);
         let greenlets = Greenlets::get(py)?;
-        // It may have begun when another greenlet was the hub.
-        let outcome = greenlets.set_parent(&greenlet, &self.hub(py)?).and_then(|()| {
-            let former = self.state().running.replace(Instant::now());
-            let outcome = greenlets.switch(&greenlet, &args);
-            self.state().running = former;
-            outcome
-        });
+        if let Some(hub) = hub {
+            // It has begun, or waited, when another was the hub.
+            greenlets.set_parent(&greenlet, &hub)?;
+        }
+        let former = CURRENT.replace(Some((Arc::clone(self), request)));
+        let outcome = greenlets.switch(&greenlet, &args);
         CURRENT.set(former);
+        self.state().running = former_since;
         outcome
     }
 
@@ -432,14 +451,18 @@ impl Table {
         if let Some(deadline) = deadline {
             state.timers.insert((deadline, wait));
         }
-        let waiting =
-            Waiting { greenlet: greenlet.unbind(), request, for_what, deadline, outcome: None };
+        let hub = state.hubs.last().map_or(0, |hub| hub.id);
+        let greenlet = greenlet.unbind();
+        let waiting = Waiting { greenlet, request, hub, for_what, deadline, outcome: None };
         state.waits.insert(wait, waiting);
         drop(state);
         let outcome = self.wait_for_outcome(py, greenlets, wait);
         let mut state = self.state();
-        state.leave_lists(wait);
-        let waiting = state.waits.remove(&wait);
+        let mut waiting = state.waits.remove(&wait);
+        if let Some(waiting) = &mut waiting {
+            let State { timers, watches, .. } = &mut *state;
+            waiting.leave_lists(wait, timers, watches);
+        }
         drop(state);
         drop(waiting);
         match outcome? {
@@ -456,7 +479,7 @@ impl Table {
         wait: WaitId,
     ) -> PyResult<Outcome> {
         loop {
-            let hub = self.hub(py)?;
+            let (_, hub) = self.hub(py)?;
             greenlets.switch(&hub, &PyTuple::empty(py))?;
             // None where a program has switched here by itself.
             if let Some(outcome) = self.state().waits.get(&wait).and_then(|wait| wait.outcome) {
@@ -487,7 +510,9 @@ impl Table {
             }
         }
         watch.reported = 0;
-        state.end_waits_for(fd);
+        for direction in [Direction::Readable, Direction::Writable] {
+            state.end_waits_for(fd, direction);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -549,38 +574,43 @@ impl State {
         let Some(watch) = self.watches.get_mut(index(occurrence.fd)) else { return };
         watch.reported = number;
         watch.is_read_closed = occurrence.is_read_closed;
-        let readers = if occurrence.is_readable { mem::take(&mut watch.readers) } else { Vec::new() };
-        let writers = if occurrence.is_writable { mem::take(&mut watch.writers) } else { Vec::new() };
-        for wait in readers.into_iter().chain(writers) {
-            self.end_wait(wait, Outcome::Ready);
+        if occurrence.is_readable {
+            self.end_waits_for(occurrence.fd, Direction::Readable);
+        }
+        if occurrence.is_writable {
+            self.end_waits_for(occurrence.fd, Direction::Writable);
         }
     }
 
-    fn end_waits_for(&mut self, fd: RawFd) {
-        let watch = &mut self.watches[index(fd)];
-        let waits = [mem::take(&mut watch.readers), mem::take(&mut watch.writers)].concat();
-        for wait in waits {
+    fn end_waits_for(&mut self, fd: RawFd, direction: Direction) {
+        while let Some(wait) = self.watches[index(fd)].waits(direction).pop() {
             self.end_wait(wait, Outcome::Ready);
         }
     }
 
     fn end_wait(&mut self, wait: WaitId, outcome: Outcome) {
-        self.leave_lists(wait);
         let Some(waiting) = self.waits.get_mut(&wait) else { return };
+        waiting.leave_lists(wait, &mut self.timers, &mut self.watches);
         if waiting.outcome.is_none() {
             waiting.outcome = Some(outcome);
             self.next.push_back(Next::GoOn(wait));
         }
     }
+}
 
+impl Waiting {
     /// Takes the wait out of the lists by which its end would be noticed.
-    fn leave_lists(&mut self, wait: WaitId) {
-        let Some(waiting) = self.waits.get_mut(&wait) else { return };
-        if let Some(deadline) = waiting.deadline.take() {
-            self.timers.remove(&(deadline, wait));
+    fn leave_lists(
+        &mut self,
+        wait: WaitId,
+        timers: &mut BTreeSet<(Instant, WaitId)>,
+        watches: &mut [Watch],
+    ) {
+        if let Some(deadline) = self.deadline.take() {
+            timers.remove(&(deadline, wait));
         }
-        if let Some((fd, direction)) = waiting.for_what.take() {
-            self.watches[index(fd)].waits(direction).retain(|other| *other != wait);
+        if let Some((fd, direction)) = self.for_what.take() {
+            watches[index(fd)].waits(direction).retain(|other| *other != wait);
         }
     }
 }
@@ -741,6 +771,12 @@ pub(super) fn wait_ready(
             return Ok(false);
         }
     }
+}
+
+/// Says that `fd` is somebody else's now.
+#[pyfunction]
+pub(super) fn forget_descriptor(fd: RawFd) {
+    forget_closing(fd);
 }
 
 /// Whether the caller runs in a request's greenlet.
