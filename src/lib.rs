@@ -25,6 +25,7 @@
 //! - `python`: the extension module `fastsocketserver._core`. Off by default.
 
 mod address;
+mod batch;
 mod datagram;
 pub mod dispatch;
 mod error;
@@ -42,6 +43,7 @@ mod wait;
 mod waker;
 
 pub use address::{Address, AddressError};
+pub use batch::Batch;
 pub use datagram::{Datagram, Packet};
 pub use dispatch::{Dispatch, Fork, Inline, Threads};
 pub use error::AcceptFailure;
