@@ -263,6 +263,11 @@ impl Service for Serving<'_> {
     }
 
     fn ready(&mut self, certain: bool) -> Result<Progress, Raised> {
+        if self.select.is_none() {
+            if let Some(progress) = self.hooks.take_batch()? {
+                return Ok(progress);
+            }
+        }
         match self.hooks.take(certain)? {
             Progress::Unknown if certain => {
                 Ok(self.engine.take_trouble().map_or(Progress::Unknown, Progress::Failed))
