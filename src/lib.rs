@@ -35,6 +35,7 @@ mod listener;
 mod options;
 #[cfg(feature = "python")]
 mod python;
+mod replies;
 mod server;
 mod stream;
 mod sys;
