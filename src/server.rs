@@ -251,7 +251,7 @@ impl<H: Handler> Server<H> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
                 Ok(true) => match self.take_one() {
-                    Progress::More | Progress::Unknown => return Ok(true),
+                    Progress::More | Progress::Enough | Progress::Unknown => return Ok(true),
                     Progress::Empty => {}
                     Progress::Failed(error) => return Err(error),
                 },

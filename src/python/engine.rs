@@ -276,7 +276,7 @@ impl Service for Serving<'_> {
                 self.batch += 1;
                 // A selector of the program's own is asked before each request.
                 let is_last = self.select.is_some() || self.batch >= LARGEST_BATCH;
-                Ok(if is_last { Progress::Unknown } else { Progress::More })
+                Ok(if is_last { Progress::Enough } else { Progress::More })
             }
             progress => Ok(progress),
         }

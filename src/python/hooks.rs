@@ -177,7 +177,7 @@ impl<'py> Hooks<'py> {
     /// whatever happens meanwhile, and by the hooks as they are then; the first error is raised when
     /// that is done.
     ///
-    /// Whether more is waiting, the kernel is to be asked: the threads get to run meanwhile.
+    /// The threads get to run before the next are taken.
     pub(super) fn take_batch(&mut self) -> Result<Option<Progress>, Raised> {
         if !self.takes_batches()? || !self.find_batch(LARGEST_BATCH)? {
             return Ok(None);
@@ -192,7 +192,7 @@ impl<'py> Hooks<'py> {
             outcome = outcome.and(passed_on);
         }
         outcome?;
-        Ok(Some(Progress::Unknown))
+        Ok(Some(Progress::Enough))
     }
 
     /// Whether the hooks between one request and the next are all the package's own, those of a
