@@ -219,16 +219,16 @@ fn unix_senders_with_and_without_names_share_a_batch() {
 fn a_batch_of_messages_leaves_in_order_but_for_those_that_cannot() {
     let (socket, client) = socket_and_client(&ListenOptions::default());
     let peer = Address::from(client.local_addr().expect("bound"));
-    let too_long = [0; 1 << 16];
+    let too_long = vec![0; 1 << 16];
     let bad = Address::UnixPath("/".repeat(200).into());
     let words: Vec<String> = (0..100).map(|number| format!("message {number}")).collect();
     let mut messages: Vec<(&[u8], &Address)> =
         words.iter().map(|word| (word.as_bytes(), &peer)).collect();
     // The first, the last, two in a row, one beside a border between two calls, an empty one.
     for at in [0, 40, 41, 64] {
-        messages.insert(at, (&too_long, &peer));
+        messages.insert(at, (&too_long[..], &peer));
     }
-    messages.push((&too_long, &peer));
+    messages.push((&too_long[..], &peer));
     messages.insert(50, (b"nowhere", &bad));
     messages.push((b"", &peer));
     let mut failures = Vec::new();
@@ -236,7 +236,7 @@ fn a_batch_of_messages_leaves_in_order_but_for_those_that_cannot() {
     failures.sort_by_key(|(index, _)| *index);
     let (indices, errors): (Vec<_>, Vec<_>) = failures.into_iter().unzip();
     assert_eq!(indices, [0, 40, 41, 50, 65, 105]);
-    let single = socket.send_to(&too_long, &peer).expect_err("too long");
+    let single = socket.send_to(&too_long[..], &peer).expect_err("too long");
     assert!(single.raw_os_error().is_some());
     for (index, error) in indices.iter().zip(&errors) {
         let expected = if *index == 50 { None } else { single.raw_os_error() };

@@ -184,7 +184,7 @@ impl Handler for Noting {
         request.read_to_string(&mut text)?;
         self.events.send(text.clone()).expect("a receiver");
         match &text[..] {
-            "too long" => request.write_all(&[0; 1 << 16]),
+            "too long" => request.write_all(&vec![0; 1 << 16]),
             "panic" => {
                 request.write_all(b"begun")?;
                 panic!("asked for")
@@ -236,7 +236,7 @@ fn a_batch_is_handled_then_answered_in_order_each_error_with_its_own_request() {
     handle.shutdown();
     thread.join().expect("no panic").expect("served");
     let events: Vec<_> = noted.try_iter().collect();
-    let too_long = client.send(&[0; 1 << 16]).expect_err("too long").raw_os_error();
+    let too_long = client.send(&vec![0; 1 << 16]).expect_err("too long").raw_os_error();
     let refused = format!("too long: {too_long:?}");
     let mut expected = vec!["a", "too long", "silent", "panic", "", "fail", "fail: None"];
     if cfg!(any(target_os = "linux", target_os = "android")) {
