@@ -117,6 +117,8 @@ pub struct Readiness {
 pub enum Progress {
     /// A request was taken; more may be waiting, so try again before waiting.
     More,
+    /// Requests were taken, and others shall have their turn: ask the kernel whether more are waiting.
+    Enough,
     /// The listener was empty: wait.
     Empty,
     /// Somebody else accepted, who does not tell whether more is waiting: ask the kernel.
@@ -196,10 +198,10 @@ pub fn run<S: Service>(
                 progress => {
                     backoff.reset();
                     readable = matches!(progress, Progress::More);
-                    if matches!(progress, Progress::Unknown) {
+                    if matches!(progress, Progress::Enough | Progress::Unknown) {
                         selector.rearm();
                     }
-                    if !(certain || readable) {
+                    if !certain && matches!(progress, Progress::Empty | Progress::Unknown) {
                         // Nothing was waited for and nothing was taken: this was no round.
                         continue;
                     }

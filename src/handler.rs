@@ -56,7 +56,8 @@ where
 /// One request: a connection, or a datagram.
 ///
 /// It reads and writes: a connection's bytes, or the datagram's; what is written for a datagram is
-/// collected and leaves as one reply, if it is not empty, when the handler has returned.
+/// collected and leaves as one reply, if it is not empty, when the handler has returned, or the last
+/// one of a [batch](crate::Builder::batch_size) has.
 #[derive(Debug)]
 pub struct Request {
     peer: Option<Address>,
@@ -94,18 +95,28 @@ impl Request {
         }
     }
 
+    /// What was written for a datagram, and whom to send it to; `None` where there is nothing to send,
+    /// or nobody.
+    pub(crate) fn reply(&self) -> Option<(&[u8], &Address)> {
+        match (&self.transport, &self.peer) {
+            (Transport::Datagram { reply, .. }, Some(peer)) if !reply.is_empty() => {
+                Some((reply, peer))
+            }
+            _ => None,
+        }
+    }
+
     /// Sends what is left to send and says goodbye; the connection closes on drop.
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
-        match &mut self.transport {
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        match &self.transport {
             Transport::Stream(socket) => {
                 // A peer that is gone already is not the handler's error.
                 let _ = socket.shutdown(std::net::Shutdown::Write);
                 Ok(())
             }
-            Transport::Datagram { socket, reply, .. } => match &self.peer {
-                Some(peer) if !reply.is_empty() => socket.send_to(reply, peer),
-                _ => Ok(()),
-            },
+            Transport::Datagram { socket, .. } => {
+                self.reply().map_or(Ok(()), |(reply, peer)| socket.send_to(reply, peer))
+            }
         }
     }
 }

@@ -25,6 +25,7 @@
 //! - `python`: the extension module `fastsocketserver._core`. Off by default.
 
 mod address;
+mod batch;
 mod datagram;
 pub mod dispatch;
 mod error;
@@ -34,6 +35,7 @@ mod listener;
 mod options;
 #[cfg(feature = "python")]
 mod python;
+mod replies;
 mod server;
 mod stream;
 mod sys;
@@ -42,6 +44,7 @@ mod wait;
 mod waker;
 
 pub use address::{Address, AddressError};
+pub use batch::Batch;
 pub use datagram::{Datagram, Packet};
 pub use dispatch::{Dispatch, Fork, Inline, Threads};
 pub use error::AcceptFailure;

@@ -104,6 +104,14 @@ fn one_that_is_still_readable_is_reported_again_when_only_the_kernel_knows() {
 }
 
 #[test]
+fn one_of_which_enough_was_taken_is_waited_for_and_each_request_is_a_round() {
+    let mut service = Scripted::new([Progress::More, Progress::Enough, Progress::More]);
+    let _client = service.connect();
+    service.run(LONG);
+    assert_eq!((service.selects, service.ready, service.waited), (2, 3, 3));
+}
+
+#[test]
 fn an_empty_one_is_waited_for() {
     let mut service = Scripted::new([Progress::Empty, Progress::More]);
     let first = service.connect();

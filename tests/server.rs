@@ -169,6 +169,147 @@ fn datagrams_are_answered_and_their_limits_told() {
     thread.join().expect("no panic").expect("served");
 }
 
+/// Notes what it handles, and what goes wrong; `too long` is answered with more than fits.
+struct Noting {
+    events: mpsc::Sender<String>,
+}
+
+impl Handler for Noting {
+    fn verify(&self, request: &Request) -> bool {
+        request.packet() != Some(b"refused")
+    }
+
+    fn handle(&self, request: &mut Request) -> io::Result<()> {
+        let mut text = String::new();
+        request.read_to_string(&mut text)?;
+        self.events.send(text.clone()).expect("a receiver");
+        match &text[..] {
+            "too long" => request.write_all(&vec![0; 1 << 16]),
+            "panic" => {
+                request.write_all(b"begun")?;
+                panic!("asked for")
+            }
+            "fail" => {
+                request.write_all(b"lost")?;
+                Err(io::Error::other("asked for"))
+            }
+            "silent" => Ok(()),
+            _ => request.write_all(text.to_uppercase().as_bytes()),
+        }
+    }
+
+    fn error(&self, request: &Request, error: &io::Error) {
+        let text = String::from_utf8_lossy(request.packet().unwrap_or_default()).into_owned();
+        self.events.send(format!("{text}: {:?}", error.raw_os_error())).expect("a receiver");
+    }
+}
+
+/// A datagram server with `batch_size`, and a client of it.
+fn datagram_server<H: Handler>(builder: Builder<H>, batch_size: usize) -> (Server<H>, UdpSocket) {
+    let builder = builder.poll_interval(None).batch_size(batch_size);
+    let server = builder.bind_datagram(&loopback()).expect("bind");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    client.connect(inet(&server.local_addr().expect("bound"))).expect("connect");
+    (server, client)
+}
+
+fn receive(client: &UdpSocket) -> String {
+    let mut answer = [0; 16];
+    let length = client.recv(&mut answer).expect("an answer");
+    String::from_utf8(answer[..length].to_vec()).expect("text")
+}
+
+#[test]
+fn a_batch_is_handled_then_answered_in_order_each_error_with_its_own_request() {
+    let (events, noted) = mpsc::channel();
+    let (mut server, client) = datagram_server(Server::builder(Noting { events }), 16);
+    let questions =
+        ["a", "too long", "refused", "silent", "panic", "", "fail", "b", "too long", "c"];
+    for question in questions {
+        client.send(question.as_bytes()).expect("send");
+    }
+    let handle = server.handle();
+    let thread = thread::spawn(move || server.serve_forever());
+    let answers: Vec<_> = (0..4).map(|_| receive(&client)).collect();
+    assert_eq!(answers, ["A", "begun", "B", "C"]);
+    handle.shutdown();
+    thread.join().expect("no panic").expect("served");
+    let events: Vec<_> = noted.try_iter().collect();
+    let too_long = client.send(&vec![0; 1 << 16]).expect_err("too long").raw_os_error();
+    let refused = format!("too long: {too_long:?}");
+    let mut expected = vec!["a", "too long", "silent", "panic", "", "fail", "fail: None"];
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        expected.extend(["b", "too long", "c", &refused, &refused]);
+        assert_eq!(events, expected);
+    } else {
+        assert_eq!(events.iter().filter(|event| **event == refused).count(), 2);
+    }
+}
+
+#[test]
+fn a_batch_is_handled_whole_also_when_its_first_handler_shuts_down() {
+    let slot = Arc::new(std::sync::OnceLock::<fastsocketserver::Handle>::new());
+    let handle = Arc::clone(&slot);
+    let stop = move |request: &mut Request| {
+        handle.get().expect("set").shutdown();
+        upper(request)
+    };
+    let (mut server, client) = datagram_server(Server::builder(stop), 3);
+    slot.set(server.handle()).expect("unset");
+    for text in ["a", "b", "c", "d"] {
+        client.send(text.as_bytes()).expect("send");
+    }
+    server.serve_forever().expect("served");
+    // What was not received is there for whoever serves next, one by one.
+    let mut handled = 0;
+    while server.handle_request(Some(Duration::ZERO)).expect("handled") {
+        handled += 1;
+    }
+    assert_eq!(handled, if cfg!(any(target_os = "linux", target_os = "android")) { 1 } else { 3 });
+    let answers: Vec<_> = (0..4).map(|_| receive(&client)).collect();
+    assert_eq!(answers, ["A", "B", "C", "D"]);
+}
+
+#[test]
+fn one_request_without_a_loop_is_one_datagram_whatever_the_batch_size() {
+    let (events, noted) = mpsc::channel();
+    let (mut server, client) = datagram_server(Server::builder(Noting { events }), 16);
+    for text in ["a", "b"] {
+        client.send(text.as_bytes()).expect("send");
+    }
+    for text in ["a", "b"] {
+        assert!(server.handle_request(Some(DEADLINE)).expect("handled"));
+        assert_eq!(noted.try_iter().collect::<Vec<_>>(), [text]);
+        assert_eq!(receive(&client), text.to_uppercase());
+    }
+}
+
+#[test]
+fn threads_answer_each_datagram_of_a_batch_without_waiting_for_the_others() {
+    // The handler of the second waits until the client has the answer to the first.
+    let (answered, answer) = mpsc::channel::<()>();
+    let answer = std::sync::Mutex::new(answer);
+    let handler = move |request: &mut Request| {
+        if request.packet() == Some(b"b") {
+            answer.lock().expect("no panic").recv_timeout(DEADLINE).expect("the first answer");
+        }
+        upper(request)
+    };
+    let builder = Server::builder(handler).dispatch(Threads::default());
+    let (mut server, client) = datagram_server(builder, 16);
+    for text in ["a", "b"] {
+        client.send(text.as_bytes()).expect("send");
+    }
+    let handle = server.handle();
+    let thread = thread::spawn(move || server.serve_forever());
+    assert_eq!(receive(&client), "A");
+    answered.send(()).expect("a receiver");
+    assert_eq!(receive(&client), "B");
+    handle.shutdown();
+    thread.join().expect("no panic").expect("served");
+}
+
 #[test]
 fn shutdown_before_serving_is_noted() {
     let mut server = Server::builder(upper).poll_interval(None).bind(&loopback()).expect("bind");

@@ -13,4 +13,8 @@ impl Dispatch for Inline {
         task();
         Ok(())
     }
+
+    fn is_inline(&self) -> bool {
+        true
+    }
 }

@@ -26,6 +26,14 @@ pub trait Dispatch: Send {
     /// When no thread or child can be started; the task has been dropped then.
     fn dispatch(&mut self, task: Task) -> io::Result<()>;
 
+    /// Whether each task has ended, in this process, when [`dispatch`](Self::dispatch) returns.
+    /// Default: no.
+    ///
+    /// Where it has, the replies of a [batch](crate::Builder::batch_size) can leave together.
+    fn is_inline(&self) -> bool {
+        false
+    }
+
     /// Forgets what has ended, without waiting.
     fn reap(&mut self) {}
 

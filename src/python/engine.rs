@@ -382,6 +382,11 @@ impl Service for Serving<'_> {
     }
 
     fn ready(&mut self, certain: bool) -> Result<Progress, Raised> {
+        if self.select.is_none() {
+            if let Some(progress) = self.hooks.take_batch()? {
+                return Ok(progress);
+            }
+        }
         let progress = self.hooks.take(certain)?;
         if let Some(table) = &self.table {
             // Who speaks first is to be heard at once.
@@ -395,7 +400,7 @@ impl Service for Serving<'_> {
                 self.batch += 1;
                 // A selector of the program's own is asked before each request.
                 let is_last = self.select.is_some() || self.batch >= LARGEST_BATCH;
-                Ok(if is_last { Progress::Unknown } else { Progress::More })
+                Ok(if is_last { Progress::Enough } else { Progress::More })
             }
             progress => Ok(progress),
         }

@@ -15,6 +15,7 @@
 //! A hook that nobody has overridden need not be called where this knows what it does. This is the
 //! only place that knows which those are.
 
+use std::io;
 use std::ptr;
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ use super::error::{Handling, Raised, io_error};
 use super::interpreter::{call, call_method, class_attribute, is_method};
 use super::socket::{NativeSocket, is_plain};
 use super::table::Table;
+use super::threading::Threading;
+use crate::batch::Batch;
 use crate::error::AcceptFailure;
 use crate::event_loop::Progress;
 
@@ -154,16 +157,20 @@ pub(super) struct Hooks<'py> {
     defaults: &'py Defaults,
     /// The server's socket when last seen, if requests can be taken from it natively.
     socket: Option<NativeSocket<'py>>,
-    /// Where datagrams are received; as long as `max_packet_size`.
-    buffer: Vec<u8>,
+    /// Where datagrams are received, each as long as `max_packet_size`. Empty between two calls.
+    batch: Batch,
     /// Where requests run that are taken by a loop, if they run in greenlets.
     table: Option<Arc<Table>>,
 }
 
+/// How many datagrams are received at once, at most.
+const LARGEST_BATCH: usize = 16;
+
 impl<'py> Hooks<'py> {
     pub(super) fn new(server: &Bound<'py, PyAny>) -> Self {
         let defaults = DEFAULTS.get(server.py()).expect("the package declares its defaults");
-        Self { server: server.clone(), defaults, socket: None, buffer: Vec::new(), table: None }
+        let (server, batch) = (server.clone(), Batch::new(1, 0));
+        Self { server, defaults, socket: None, batch, table: None }
     }
 
     /// The same for a loop whose requests run in greenlets.
@@ -199,6 +206,48 @@ impl<'py> Hooks<'py> {
         Ok(Progress::Unknown)
     }
 
+    /// Takes all requests that one call can take, and hands each to a thread, in order; `None` where
+    /// requests are taken one by one.
+    ///
+    /// That is where nobody can tell: datagrams for threads, on a server that runs no code of the
+    /// program's between one request and the next. Whoever else receives from its socket, in a thread,
+    /// cannot know whose the next datagram would have been. What has been received is handed on
+    /// whatever happens meanwhile, and by the hooks as they are then; the first error is raised when
+    /// that is done.
+    ///
+    /// The threads get to run before the next are taken.
+    pub(super) fn take_batch(&mut self) -> Result<Option<Progress>, Raised> {
+        if !self.takes_batches()? || !self.find_batch(LARGEST_BATCH)? {
+            return Ok(None);
+        }
+        let received = self.socket.as_ref().expect("found before").receive(&mut self.batch);
+        if let Err(raised) = received {
+            return self.progress_after(raised).map(Some);
+        }
+        let mut outcome = Ok(());
+        while let Some(popped) = self.pop().transpose() {
+            let passed_on = popped.and_then(|(request, address)| self.pass_on(&request, &address));
+            outcome = outcome.and(passed_on);
+        }
+        outcome?;
+        Ok(Some(Progress::Enough))
+    }
+
+    /// Whether the hooks between one request and the next are all the package's own, those of a
+    /// datagram server with threads.
+    fn takes_batches(&mut self) -> PyResult<bool> {
+        let defaults = self.defaults;
+        let is_own = |hook| Ok::<_, PyErr>(matches!(self.method(hook)?, Method::Own(_)));
+        Ok(matches!(self.method(&defaults.get_request)?, Method::Own(Owner::Udp))
+            && matches!(self.method(&defaults.process_request)?, Method::Own(Owner::Threading))
+            && is_own(&defaults.handle_request_noblock)?
+            && is_own(&defaults.verify_request)?
+            && is_own(&defaults.service_actions)?
+            // A thread of another kind may run its target before it has been started.
+            && Threading::get(self.server.py())?.is_some()
+            && self.find_native_socket()?)
+    }
+
     /// What `BaseServer._handle_request_noblock` does when a program calls it.
     ///
     /// Where nothing is there after all, it waits as the socket's own methods do: a loop around it
@@ -228,12 +277,21 @@ impl<'py> Hooks<'py> {
             Taken::Arrival(arrival) => arrival,
             Taken::Nothing(progress) => return Ok(progress),
         };
-        match self.verify_request(&request, &client_address) {
-            Ok(true) => self.process(&request, &client_address)?,
-            Ok(false) => self.shutdown_request(&request)?,
-            Err(error) => self.shutdown_after(&request, Err(error))?,
-        }
+        self.pass_on(&request, &client_address)?;
         Ok(if natively { Progress::More } else { Progress::Unknown })
+    }
+
+    /// Verifies a request and has it processed.
+    fn pass_on(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        match self.verify_request(request, client_address) {
+            Ok(true) => self.process(request, client_address),
+            Ok(false) => self.shutdown_request(request),
+            Err(error) => self.shutdown_after(request, Err(error)),
+        }
     }
 
     /// The descriptor that the server waits on, and its socket unless `fileno` is overridden.
@@ -277,10 +335,9 @@ impl<'py> Hooks<'py> {
     }
 
     fn get_request(&mut self, certain: bool) -> Result<Taken<'py>, Raised> {
-        let py = self.server.py();
         let native = match self.method(&self.defaults.get_request)? {
             Method::Own(Owner::Tcp) if self.find_native_socket()? => self.accept(),
-            Method::Own(Owner::Udp) if self.find_native_socket()? && self.find_buffer()? => {
+            Method::Own(Owner::Udp) if self.find_native_socket()? && self.find_batch(1)? => {
                 self.receive()
             }
             _ if !certain => return Ok(Taken::Nothing(Progress::Unknown)),
@@ -293,11 +350,19 @@ impl<'py> Hooks<'py> {
             Ok((request, client_address)) => {
                 Ok(Taken::Arrival(Arrival { request, client_address, natively: true }))
             }
-            Err(Raised::System(error)) => Ok(Taken::Nothing(Progress::after(error))),
-            Err(Raised::Python(error)) if error.is_instance_of::<PyOSError>(py) => {
-                Ok(Taken::Nothing(Progress::after(io_error(py, &error))))
+            Err(raised) => self.progress_after(raised).map(Taken::Nothing),
+        }
+    }
+
+    /// How to go on after a request could not be taken natively.
+    fn progress_after(&self, raised: Raised) -> Result<Progress, Raised> {
+        let py = self.server.py();
+        match raised {
+            Raised::System(error) => Ok(Progress::after(error)),
+            Raised::Python(error) if error.is_instance_of::<PyOSError>(py) => {
+                Ok(Progress::after(io_error(py, &error)))
             }
-            Err(error) => Err(error),
+            raised @ Raised::Python(_) => Err(raised),
         }
     }
 
@@ -316,22 +381,30 @@ impl<'py> Hooks<'py> {
         self.socket.as_ref().expect("found before").accept(nodelay)
     }
 
-    /// Makes the buffer as long as `max_packet_size` is now.
+    /// Makes room for `capacity` datagrams that are as long as `max_packet_size` is now.
     ///
     /// Says no to what is no size, or may not fit into memory: that is for `recvfrom` to refuse.
-    fn find_buffer(&mut self) -> PyResult<bool> {
+    fn find_batch(&mut self, capacity: usize) -> PyResult<bool> {
         const LARGEST: usize = 1 << 24;
         let size = self.server.getattr(intern!(self.server.py(), "max_packet_size"))?;
-        let size = size.extract::<usize>().ok().filter(|&size| size <= LARGEST);
-        self.buffer.resize(size.unwrap_or_default(), 0);
-        Ok(size.is_some())
+        let Some(size) = size.extract::<usize>().ok().filter(|&size| size <= LARGEST) else {
+            return Ok(false);
+        };
+        self.batch.resize(capacity, size);
+        Ok(true)
     }
 
     fn receive(&mut self) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
-        let py = self.server.py();
+        self.socket.as_ref().expect("found before").receive(&mut self.batch)?;
+        self.pop()?.ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock).into())
+    }
+
+    /// Takes the first of the datagrams that have been received, as a request.
+    fn pop(&mut self) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
         let socket = self.socket.as_ref().expect("found before");
-        let (data, client_address) = socket.receive(&mut self.buffer)?;
-        Ok(((data, socket.object()).into_pyobject(py)?.into_any(), client_address))
+        let Some((data, client_address)) = socket.pop(&mut self.batch)? else { return Ok(None) };
+        let request = (data, socket.object()).into_pyobject(self.server.py())?.into_any();
+        Ok(Some((request, client_address)))
     }
 
     /// Calls `get_request`: somebody else's, or ours on a socket that must be asked itself.

@@ -16,7 +16,7 @@ use super::error::Raised;
 use super::interpreter::call;
 use super::table;
 use crate::address::Address;
-use crate::datagram;
+use crate::batch::Batch;
 use crate::listener;
 
 /// A server's own socket, where the core may take requests from it without asking it.
@@ -114,19 +114,24 @@ impl<'py> NativeSocket<'py> {
         Ok((request, address))
     }
 
-    /// Receives one datagram without waiting, by way of `buffer`: its bytes and the sender's
-    /// address, `None` where there is none.
-    pub(super) fn receive(
+    /// Receives datagrams without waiting, unless some are left in `batch`.
+    pub(super) fn receive(&self, batch: &mut Batch) -> Result<(), Raised> {
+        Ok(batch.fill(self.fd()?)?)
+    }
+
+    /// Takes the first datagram from `batch`: its bytes and the sender's address, `None` where there
+    /// is none.
+    pub(super) fn pop(
         &self,
-        buffer: &mut [u8],
-    ) -> Result<(Bound<'py, PyBytes>, Bound<'py, PyAny>), Raised> {
+        batch: &mut Batch,
+    ) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyAny>)>> {
         let py = self.object.py();
-        let (length, _, peer) = datagram::receive_into(self.fd()?, buffer)?;
+        let Some((data, _, peer)) = batch.pop_in_place() else { return Ok(None) };
         let address = match peer {
             Some(peer) => self.addresses.borrow_mut().write(py, &peer)?,
             None => py.None().into_bound(py),
         };
-        Ok((PyBytes::new(py, &buffer[..length]), address))
+        Ok(Some((PyBytes::new(py, data), address)))
     }
 
     /// A `socket.socket` over an accepted descriptor, which is closed if that fails.

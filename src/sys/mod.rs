@@ -5,6 +5,7 @@
 //! - [`receive`], [`send`]: one call on a connected descriptor, which may block or not ([`Flow`]);
 //! - [`SignalMask`], [`default_stack_size`], [`exit`]: what Python's threads are like here;
 //! - [`receive_from`]: take a datagram without waiting;
+//! - [`Slots`], [`send_messages`]: several datagrams by one call, or one by one where there is none;
 //! - [`PEER_ERRNOS`], [`CAPACITY_ERRNOS`]: how `accept` fails here;
 //! - [`generation`], [`fork`], [`exit_now`], [`wait_for_child`]: processes, where the platform has
 //!   `fork`.
@@ -12,10 +13,14 @@
 //! This is the only module of the core that knows platforms, and the only one that is `unsafe`.
 #![allow(unsafe_code)]
 
+mod messages;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod mmsg;
 mod room;
 #[cfg(unix)]
 mod unix;
 
+pub(crate) use messages::{Slots, send_messages};
 pub use room::Room;
 
 #[cfg(unix)]
