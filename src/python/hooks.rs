@@ -266,10 +266,13 @@ impl<'py> Hooks<'py> {
         self.handle(taken)
     }
 
-    /// Whether connections can be taken without asking a hook or the socket.
+    /// Whether requests can be taken without asking a hook or the socket.
     fn is_native(&mut self) -> PyResult<bool> {
-        Ok(matches!(self.method(&self.defaults.get_request)?, Method::Own(Owner::Tcp))
-            && self.find_native_socket()?)
+        Ok(match self.method(&self.defaults.get_request)? {
+            Method::Own(Owner::Tcp) => self.find_native_socket()?,
+            Method::Own(Owner::Udp) => self.find_native_socket()? && self.find_batch(1)?,
+            _ => false,
+        })
     }
 
     fn handle(&self, taken: Taken<'py>) -> Result<Progress, Raised> {
