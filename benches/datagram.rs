@@ -1,4 +1,4 @@
-//! `Datagram::receive` while datagrams are waiting.
+//! `Datagram::receive` and `Datagram::receive_batch` while datagrams are waiting.
 
 mod common;
 
@@ -21,20 +21,25 @@ fn receive(criterion: &mut Criterion) {
     client.connect(SocketAddr::from(address)).expect("connect");
     let mut group = criterion.benchmark_group("datagram");
     group.throughput(Throughput::Elements(BURST));
-    group.bench_function("64 of 32 bytes", |bencher| {
-        bencher.iter_batched(
-            || {
-                for _ in 0..BURST {
-                    client.send(&[b'?'; 32]).expect("send");
-                }
-            },
-            |()| {
-                for _ in 0..BURST {
-                    datagram.receive().expect("a datagram is waiting");
-                }
-            },
-            BatchSize::PerIteration,
-        );
-    });
+    for capacity in [1, 16, 64] {
+        let mut batch = datagram.batch(capacity);
+        group.bench_function(format!("64 of 32 bytes, {capacity} at once"), |bencher| {
+            bencher.iter_batched(
+                || {
+                    for _ in 0..BURST {
+                        client.send(&[b'?'; 32]).expect("send");
+                    }
+                },
+                |()| {
+                    let mut received = 0;
+                    while received < BURST {
+                        datagram.receive_batch(&mut batch).expect("a datagram is waiting");
+                        received += std::iter::from_fn(|| batch.pop()).count() as u64;
+                    }
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
     group.finish();
 }

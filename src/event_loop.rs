@@ -4,7 +4,7 @@
 //! run
 //!     Service::source        which descriptor; none ends the loop
 //!     Service::stopping      ends it too, before the wait and after it
-//!     Service::intake        whether a request may be taken, before the wait and after it
+//!     Service::admission     whether a request may be taken, before the wait and after it
 //!     Service::select        wait, unless the listener is known to be readable still
 //!     Service::ready         one request; says whether more may be waiting
 //!     Service::waited        after every wait, idle ones included
@@ -27,6 +27,9 @@ use crate::waker::{Attachment, Waker};
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
+/// Other descriptors have their number, counted from here, as their token.
+#[cfg(feature = "python")]
+const OTHERS: usize = 2;
 
 /// What a loop serves: it is asked what to do and says how to go on.
 pub trait Service {
@@ -54,8 +57,8 @@ pub trait Service {
     /// # Errors
     ///
     /// Leaves [`run`].
-    fn intake(&mut self) -> Result<Intake, Self::Error> {
-        Ok(Intake::Open)
+    fn admission(&mut self) -> Result<Admission, Self::Error> {
+        Ok(Admission::Open)
     }
 
     /// Waits through `selector`. A service may release a lock around that, or wait by other means.
@@ -112,9 +115,9 @@ pub struct Source {
     pub identity: usize,
 }
 
-/// Whether a request may be taken: what [`Service::intake`] answers.
+/// Whether a request may be taken: what [`Service::admission`] answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intake {
+pub enum Admission {
     /// Yes.
     Open,
     /// No, until the loop is woken, or what [`Service::source`] has named becomes readable.
@@ -123,7 +126,7 @@ pub enum Intake {
     ClosedFor(Duration),
 }
 
-impl Intake {
+impl Admission {
     /// How long a wait may be.
     fn limit(self) -> Option<Duration> {
         match self {
@@ -147,6 +150,8 @@ pub struct Readiness {
 pub enum Progress {
     /// A request was taken; more may be waiting, so try again before waiting.
     More,
+    /// Requests were taken, and others shall have their turn: ask the kernel whether more are waiting.
+    Enough,
     /// The listener was empty: wait.
     Empty,
     /// Somebody else accepted, who does not tell whether more is waiting: ask the kernel.
@@ -262,16 +267,16 @@ pub fn run<S: Service>(
             readable = false;
         }
         let certain = !readable;
-        let mut intake = service.intake()?;
-        if certain || intake != Intake::Open {
-            let timeout = shorter(shorter(poll_interval, pause), intake.limit());
+        let mut admission = service.admission()?;
+        if certain || admission != Admission::Open {
+            let timeout = shorter(shorter(poll_interval, pause), admission.limit());
             readable |= service.select(selector, timeout)?.listener;
-            intake = service.intake()?;
+            admission = service.admission()?;
         }
         if service.stopping()? {
             break;
         }
-        if readable && intake == Intake::Open && backoff.pause().is_none() {
+        if readable && admission == Admission::Open && backoff.pause().is_none() {
             match service.ready(certain)? {
                 // Linux reports want of a descriptor also where nothing is waiting.
                 Progress::Failed(_) if !certain => {
@@ -288,10 +293,10 @@ pub fn run<S: Service>(
                 progress => {
                     backoff.reset();
                     readable = matches!(progress, Progress::More);
-                    if matches!(progress, Progress::Unknown) {
+                    if matches!(progress, Progress::Enough | Progress::Unknown) {
                         selector.rearm();
                     }
-                    if !(certain || readable) {
+                    if !certain && matches!(progress, Progress::Empty | Progress::Unknown) {
                         // Nothing was waited for and nothing was taken: this was no round.
                         continue;
                     }
@@ -318,7 +323,8 @@ fn own_selector<'slot, 'waker>(
     Ok(selector)
 }
 
-fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+/// The shorter of two timeouts, `None` meaning no limit.
+pub(crate) fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
@@ -332,17 +338,24 @@ pub struct Selector {
     events: Events,
     watched: Option<Source>,
     generation: u32,
+    #[cfg(feature = "python")]
+    id: u64,
 }
 
 impl Selector {
-    fn attached_to(waker: &Waker) -> io::Result<(Self, Attachment<'_>)> {
+    /// How many reports are taken at once; where only the listener is watched, two are all there are.
+    const CAPACITY: usize = 256;
+
+    pub(crate) fn attached_to(waker: &Waker) -> io::Result<(Self, Attachment<'_>)> {
         let poll = Poll::new()?;
         let attachment = waker.attach(mio::Waker::new(poll.registry(), WAKER)?);
         let selector = Self {
             poll,
-            events: Events::with_capacity(8),
+            events: Events::with_capacity(Self::CAPACITY),
             watched: None,
             generation: sys::generation(),
+            #[cfg(feature = "python")]
+            id: next_id(),
         };
         Ok((selector, attachment))
     }
@@ -358,7 +371,8 @@ impl Selector {
         for event in &self.events {
             match event.token() {
                 LISTENER => readiness.listener = true,
-                _ => readiness.woken = true,
+                WAKER => readiness.woken = true,
+                _ => {}
             }
         }
         Ok(readiness)
@@ -393,6 +407,60 @@ impl Selector {
             }
         }
     }
+}
+
+/// What a loop's poll object does for the descriptors of unfinished requests.
+#[cfg(feature = "python")]
+impl Selector {
+    /// Something that no other poll object of this process has had.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where other descriptors are registered, each with [`Occurrence::token`].
+    pub(crate) fn registry(&self) -> io::Result<mio::Registry> {
+        self.poll.registry().try_clone()
+    }
+
+    /// What the last wait has reported for other descriptors.
+    pub(crate) fn occurrences(&self) -> impl Iterator<Item = Occurrence> {
+        self.events.iter().filter_map(|event| {
+            let fd = event.token().0.checked_sub(OTHERS)?;
+            Some(Occurrence {
+                fd: RawFd::try_from(fd).ok()?,
+                is_readable: event.is_readable() || event.is_error(),
+                is_writable: event.is_writable() || event.is_error(),
+                is_read_closed: event.is_read_closed() || event.is_error(),
+            })
+        })
+    }
+}
+
+/// A report for a descriptor of a request.
+#[cfg(feature = "python")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Occurrence {
+    pub(crate) fd: RawFd,
+    pub(crate) is_readable: bool,
+    pub(crate) is_writable: bool,
+    /// Nothing will come any more but what is there.
+    pub(crate) is_read_closed: bool,
+}
+
+#[cfg(feature = "python")]
+impl Occurrence {
+    /// The token that a descriptor is registered with.
+    pub(crate) fn token(fd: RawFd) -> Token {
+        Token(usize::try_from(fd).map_or(usize::MAX, |fd| fd + OTHERS))
+    }
+}
+
+#[cfg(feature = "python")]
+fn next_id() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// How long to leave a listener alone that cannot be accepted from.

@@ -97,7 +97,8 @@ impl Handle {
     }
 
     /// Has the server take no requests until [`resume`](Self::resume): new ones wait in the kernel's
-    /// queue. Those that were taken are handled, as is one that is being taken at this moment.
+    /// queue. Those that were taken are handled, as is one, or a
+    /// [batch](crate::Builder::batch_size), that is being taken at this moment.
     pub fn pause(&self) {
         self.control.state().paused = true;
     }

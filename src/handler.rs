@@ -3,7 +3,8 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use crate::control::Outcome;
+use crate::control::{Outcome, Place};
+use crate::replies::Replies;
 use crate::request::Request;
 
 /// Handles requests, one call each, blocking as it likes.
@@ -107,16 +108,43 @@ where
 
 /// Has `handler` handle `request` from beginning to end.
 pub(crate) fn handle(handler: &impl Handler, mut request: Request) -> Outcome {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        run_parts(handler, &mut request)
-            .and_then(|()| request.reply())
-            .inspect_err(|error| handler.error(&request, error))
-    }));
+    let outcome = match handle_unanswered(handler, &mut request) {
+        Outcome::Finished => match request.send_reply() {
+            Ok(()) => Outcome::Finished,
+            Err(error) => fail(handler, &request, &error),
+        },
+        Outcome::Failed => Outcome::Failed,
+    };
     request.close();
-    match outcome {
-        Ok(Ok(())) => Outcome::Finished,
-        Ok(Err(_)) | Err(_) => Outcome::Failed,
+    outcome
+}
+
+/// Has `handler` handle a datagram, the reply to which goes to `replies`, and so does its place.
+pub(crate) fn handle_in_batch(
+    handler: &impl Handler,
+    mut request: Request,
+    place: Place,
+    replies: &Replies,
+) {
+    match handle_unanswered(handler, &mut request) {
+        Outcome::Finished => replies.push(request, place),
+        Outcome::Failed => place.settle(Outcome::Failed),
     }
+}
+
+/// As [`handle`], but for a datagram's reply, which is left to be sent.
+fn handle_unanswered(handler: &impl Handler, request: &mut Request) -> Outcome {
+    match catch_unwind(AssertUnwindSafe(|| run_parts(handler, request))) {
+        Ok(Ok(())) => Outcome::Finished,
+        Ok(Err(error)) => fail(handler, request, &error),
+        Err(_) => Outcome::Failed,
+    }
+}
+
+/// Tells `handler` what has failed for `request`; to panic there changes nothing.
+pub(crate) fn fail(handler: &impl Handler, request: &Request, error: &io::Error) -> Outcome {
+    let _ = catch_unwind(AssertUnwindSafe(|| handler.error(request, error)));
+    Outcome::Failed
 }
 
 fn run_parts(handler: &impl Handler, request: &mut Request) -> io::Result<()> {

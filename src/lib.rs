@@ -24,7 +24,7 @@
 //!
 //! | | runs a handler | take it when | do not when |
 //! |---|---|---|---|
-//! | [`Inline`] | on the loop's own thread, one at a time | answers take microseconds, or are datagrams | a handler waits for its client: one that says nothing stops all |
+//! | [`Inline`] | on the loop's own thread, one at a time | answers take microseconds, or are datagrams (see [`batch_size`](Builder::batch_size)) | a handler waits for its client: one that says nothing stops all |
 //! | [`Threads`] | in a thread of its own, which is kept for the next | connections stay open, or handlers wait | thousands of connections stay open: each costs a stack |
 //! | [`Fork`] | in a process of its own | one that crashes or leaks shall harm nobody (about 1 ms each) | the program has other threads, or handlers share memory |
 //!
@@ -70,14 +70,15 @@
 //! | question | answered by |
 //! |---|---|
 //! | what has arrived? | a listener: [`Listener`] accepts streams, [`Datagram`] receives |
-//! | may another be taken now? | the service: [`Service::intake`], by the dispatch's [`limit`](Dispatch::limit) |
+//! | may another be taken now? | the service: [`Service::admission`], by the dispatch's [`limit`](Dispatch::limit) |
 //! | who runs the handler? | a [`Dispatch`]: [`Inline`], [`Threads`], [`Fork`] |
 //! | how does one wait who would block? | a [`Wait`]: [`Blocking`] |
 //!
 //! The way of one request: `server.rs` (or `python/engine.rs`) → `event_loop.rs` (readable) →
 //! `listener.rs` or `datagram.rs` (accept, receive) → `handler.rs` (or `python/hooks.rs`) → `dispatch/`
 //! (inline, thread, child) → `control.rs` (the place is given back) → back to `event_loop.rs`. A
-//! connection's bytes go through [`ReadBuffer`] and [`WriteBuffer`].
+//! connection's bytes go through [`ReadBuffer`] and [`WriteBuffer`]; datagrams that are received
+//! together come in a [`Batch`], and their replies wait for each other in `replies.rs`.
 //!
 //! # Features
 //!
@@ -86,6 +87,7 @@
 
 mod accept_failure;
 mod address;
+mod batch;
 mod control;
 mod datagram;
 pub mod dispatch;
@@ -98,6 +100,7 @@ mod options;
 #[cfg(feature = "python")]
 mod python;
 mod reader;
+mod replies;
 mod request;
 mod server;
 mod stats;
@@ -110,6 +113,7 @@ mod writer;
 
 pub use accept_failure::AcceptFailure;
 pub use address::{Address, AddressError};
+pub use batch::Batch;
 pub use datagram::{Datagram, Packet};
 pub use dispatch::{Dispatch, Fork, Inline, Threads};
 pub use error::Error;
@@ -127,6 +131,6 @@ pub use stats::Stats;
 pub use stream::{ReadBuffer, WriteBuffer};
 pub use sys::Room;
 pub use thread_cache::{HandOverError, ThreadCache, Worker};
-pub use wait::{Blocking, Wait};
+pub use wait::{Blocking, Direction, Wait};
 pub use waker::Waker;
 pub use writer::Writer;

@@ -65,7 +65,7 @@ impl Request {
             peer: packet.peer,
             is_truncated: packet.truncated,
             reader: Reader::datagram(packet.data),
-            writer: Writer::datagram(socket.clone()),
+            writer: Writer::datagram(),
             socket: Shared::Datagram(socket),
         }
     }
@@ -101,9 +101,18 @@ impl Request {
         }
     }
 
-    /// Sends a datagram's reply.
-    pub(crate) fn reply(&mut self) -> io::Result<()> {
-        self.writer.reply(self.peer.as_ref())
+    /// What was written for a datagram, and whom to send it to; `None` where there is nothing to send,
+    /// or nobody.
+    pub(crate) fn reply(&self) -> Option<(&[u8], &Address)> {
+        self.writer.reply().zip(self.peer.as_ref())
+    }
+
+    /// Sends a datagram's reply, if there is one.
+    pub(crate) fn send_reply(&self) -> io::Result<()> {
+        match (&self.socket, self.reply()) {
+            (Shared::Datagram(socket), Some((reply, peer))) => socket.send_to(reply, peer),
+            _ => Ok(()),
+        }
     }
 
     /// Says goodbye; the connection closes when the last who knows it has dropped it.

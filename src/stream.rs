@@ -63,6 +63,8 @@ impl ReadBuffer {
     /// # Errors
     ///
     /// What `receive` returns.
+    // The frame of a caller who waits between two calls shall not have the room in it.
+    #[inline(never)]
     pub fn read_line<T, E>(
         &mut self,
         limit: Option<usize>,
@@ -104,25 +106,39 @@ impl ReadBuffer {
     pub fn read<E>(
         &mut self,
         target: &mut Room<'_>,
+        receive: impl FnMut(&mut Room<'_>) -> Result<Option<usize>, E>,
+    ) -> Result<Option<usize>, E> {
+        let outcome = self.read_on(target, receive);
+        if outcome.is_err() {
+            self.put_back(target.filled());
+        }
+        outcome
+    }
+
+    /// Like [`read`](Self::read), but what came before an error stays in `target`: called again with
+    /// the same, it goes on.
+    ///
+    /// # Errors
+    ///
+    /// What `receive` returns.
+    pub fn read_on<E>(
+        &mut self,
+        target: &mut Room<'_>,
         mut receive: impl FnMut(&mut Room<'_>) -> Result<Option<usize>, E>,
     ) -> Result<Option<usize>, E> {
         self.take(target);
         while target.left() > 0 {
             let received = if target.left() >= self.size {
-                receive(target)
+                receive(target)?
             } else {
-                let received = self.fill(&mut receive);
+                let received = self.fill(&mut receive)?;
                 self.take(target);
                 received
             };
             match received {
-                Ok(Some(1..)) => {}
-                Ok(None) if target.filled().is_empty() => return Ok(None),
-                Ok(_) => break,
-                Err(error) => {
-                    self.put_back(target.filled());
-                    return Err(error);
-                }
+                Some(1..) => {}
+                None if target.filled().is_empty() => return Ok(None),
+                _ => break,
             }
         }
         Ok(Some(target.filled().len()))
@@ -182,6 +198,7 @@ impl ReadBuffer {
     }
 
     /// Receives once, behind what is unread.
+    #[inline(never)]
     fn fill<E>(
         &mut self,
         receive: &mut impl FnMut(&mut Room<'_>) -> Result<Option<usize>, E>,

@@ -12,20 +12,49 @@ use crate::sys;
 /// without a loop. [`Blocking`] stops the calling thread; another implementation may run something
 /// else meanwhile.
 pub trait Wait {
+    /// What ends a wait that can go wrong in other ways than the system's.
+    type Error: From<io::Error>;
+
     /// Waits until `fd` can be read, or until `timeout` has passed; `None` waits without limit.
     /// Returns whether it can be read.
     ///
     /// # Errors
     ///
     /// `Interrupted` when a signal arrived; otherwise what the system reports.
-    fn readable(&self, fd: RawFd, timeout: Option<Duration>) -> io::Result<bool>;
+    fn readable(&self, fd: RawFd, timeout: Option<Duration>) -> Result<bool, Self::Error>;
 
     /// Waits until `fd` can be written; otherwise as [`readable`](Self::readable).
     ///
     /// # Errors
     ///
     /// As [`readable`](Self::readable).
-    fn writable(&self, fd: RawFd, timeout: Option<Duration>) -> io::Result<bool>;
+    fn writable(&self, fd: RawFd, timeout: Option<Duration>) -> Result<bool, Self::Error>;
+
+    /// Waits until `fd` is what `direction` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`readable`](Self::readable).
+    fn wait(
+        &self,
+        fd: RawFd,
+        direction: Direction,
+        timeout: Option<Duration>,
+    ) -> Result<bool, Self::Error> {
+        match direction {
+            Direction::Readable => self.readable(fd, timeout),
+            Direction::Writable => self.writable(fd, timeout),
+        }
+    }
+}
+
+/// What one waits for a descriptor to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// There is something to receive, or nothing will come any more.
+    Readable,
+    /// There is room to send.
+    Writable,
 }
 
 /// Waits in `poll(2)`, on the calling thread.
@@ -44,6 +73,8 @@ pub trait Wait {
 pub struct Blocking;
 
 impl Wait for Blocking {
+    type Error = io::Error;
+
     fn readable(&self, fd: RawFd, timeout: Option<Duration>) -> io::Result<bool> {
         sys::wait_readable(fd, timeout)
     }

@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
-use crate::address::Address;
-use crate::datagram::Datagram;
 use crate::sys::{self, Flow};
 
 /// Writes the answer to a [`Request`](crate::Request).
 ///
 /// What is written to a connection is sent at once: wrap it in a [`BufWriter`](std::io::BufWriter)
 /// to write in small pieces. What is written for a datagram is collected, and leaves as one reply when
-/// the handler has returned without an error, if it is not empty.
+/// the handler has returned without an error, or the last one of a
+/// [batch](crate::Builder::batch_size) has, if it is not empty.
 ///
 /// ```
 /// use fastsocketserver::Request;
@@ -38,7 +37,7 @@ pub struct Writer {
 #[derive(Debug)]
 enum To {
     Stream(Arc<Socket>),
-    Datagram { socket: Datagram, reply: Vec<u8> },
+    Datagram { reply: Vec<u8> },
 }
 
 impl Writer {
@@ -46,17 +45,15 @@ impl Writer {
         Self { to: To::Stream(socket) }
     }
 
-    pub(crate) fn datagram(socket: Datagram) -> Self {
-        Self { to: To::Datagram { socket, reply: Vec::new() } }
+    pub(crate) fn datagram() -> Self {
+        Self { to: To::Datagram { reply: Vec::new() } }
     }
 
-    /// Sends the reply, if there is one and somebody to send it to.
-    pub(crate) fn reply(&mut self, peer: Option<&Address>) -> io::Result<()> {
-        match (&mut self.to, peer) {
-            (To::Datagram { socket, reply }, Some(peer)) if !reply.is_empty() => {
-                socket.send_to(reply, peer)
-            }
-            _ => Ok(()),
+    /// What was written for a datagram, if anything was.
+    pub(crate) fn reply(&self) -> Option<&[u8]> {
+        match &self.to {
+            To::Datagram { reply } if !reply.is_empty() => Some(reply),
+            _ => None,
         }
     }
 
@@ -73,7 +70,7 @@ impl Write for Writer {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         match &mut self.to {
             To::Stream(socket) => sys::send(socket.as_raw_fd(), data, Flow::Wait),
-            To::Datagram { reply, .. } => reply.write(data),
+            To::Datagram { reply } => reply.write(data),
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use fastsocketserver::event_loop::{Intake, Progress, Readiness, Selector, Source, run};
+use fastsocketserver::event_loop::{Admission, Progress, Readiness, Selector, Source, run};
 use fastsocketserver::{Service, Waker};
 
 /// Answers `ready` from a script, then stops.
@@ -101,6 +101,14 @@ fn one_that_is_still_readable_is_reported_again_when_only_the_kernel_knows() {
     let _client = service.connect();
     service.run(LONG);
     assert_eq!((service.selects, service.ready), (2, 2));
+}
+
+#[test]
+fn one_of_which_enough_was_taken_is_waited_for_and_each_request_is_a_round() {
+    let mut service = Scripted::new([Progress::More, Progress::Enough, Progress::More]);
+    let _client = service.connect();
+    service.run(LONG);
+    assert_eq!((service.selects, service.ready, service.waited), (2, 3, 3));
 }
 
 #[test]
@@ -205,19 +213,19 @@ fn a_service_without_a_source_is_at_its_end() {
 /// Says from a script whether it takes a request, and ends with the first that it takes.
 struct Gated<'a> {
     listener: TcpListener,
-    answers: VecDeque<Intake>,
-    answered: Intake,
+    answers: VecDeque<Admission>,
+    answered: Admission,
     waker: Option<&'a Waker>,
     selects: usize,
     is_over: bool,
 }
 
 impl<'a> Gated<'a> {
-    fn new(answers: impl IntoIterator<Item = Intake>, waker: Option<&'a Waker>) -> Self {
+    fn new(answers: impl IntoIterator<Item = Admission>, waker: Option<&'a Waker>) -> Self {
         Self {
             listener: TcpListener::bind("127.0.0.1:0").expect("bind"),
             answers: answers.into_iter().collect(),
-            answered: Intake::Open,
+            answered: Admission::Open,
             waker,
             selects: 0,
             is_over: false,
@@ -236,8 +244,8 @@ impl Service for Gated<'_> {
         Ok(Some(Source { fd: self.listener.as_raw_fd(), identity: 0 }))
     }
 
-    fn intake(&mut self) -> io::Result<Intake> {
-        self.answered = self.answers.pop_front().unwrap_or(Intake::Open);
+    fn admission(&mut self) -> io::Result<Admission> {
+        self.answered = self.answers.pop_front().unwrap_or(Admission::Open);
         Ok(self.answered)
     }
 
@@ -254,7 +262,7 @@ impl Service for Gated<'_> {
     }
 
     fn ready(&mut self, _certain: bool) -> io::Result<Progress> {
-        assert_eq!(self.answered, Intake::Open);
+        assert_eq!(self.answered, Admission::Open);
         self.is_over = true;
         Ok(Progress::More)
     }
@@ -271,7 +279,7 @@ impl Service for Gated<'_> {
 #[test]
 fn a_service_that_takes_nothing_is_asked_again_when_the_loop_is_woken() {
     let waker = Waker::default();
-    let mut service = Gated::new([Intake::Closed; 5], Some(&waker));
+    let mut service = Gated::new([Admission::Closed; 5], Some(&waker));
     let _client =
         TcpStream::connect(service.listener.local_addr().expect("bound")).expect("connect");
     run(&mut service, &waker, None).expect("ran");
@@ -282,7 +290,7 @@ fn a_service_that_takes_nothing_is_asked_again_when_the_loop_is_woken() {
 #[test]
 fn a_service_that_nobody_wakes_is_asked_again_after_the_time_that_it_says() {
     let waker = Waker::default();
-    let answer = Intake::ClosedFor(Duration::from_millis(1));
+    let answer = Admission::ClosedFor(Duration::from_millis(1));
     let mut service = Gated::new([answer; 5], None);
     let _client =
         TcpStream::connect(service.listener.local_addr().expect("bound")).expect("connect");
@@ -294,7 +302,7 @@ fn a_service_that_nobody_wakes_is_asked_again_after_the_time_that_it_says() {
 fn a_request_that_came_while_none_was_taken_is_still_known_of() {
     let waker = Waker::default();
     // The first wait brings the news, and the second is ended by the waker alone.
-    let mut service = Gated::new([Intake::Closed; 3], Some(&waker));
+    let mut service = Gated::new([Admission::Closed; 3], Some(&waker));
     let _client =
         TcpStream::connect(service.listener.local_addr().expect("bound")).expect("connect");
     run(&mut service, &waker, None).expect("ran");

@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SUBJECT = "fastsocketserver"
-"""The contender that is compared with each other one."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     options = _parse(arguments)
@@ -66,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.imports and (imports := _measure_imports(contenders, options.imports)):
         rows += table.of_imports(imports)
     names = [contender.name for contender in contenders]
-    print("", table.markdown(rows, names, SUBJECT), "", sep="\n")
+    print("", table.markdown(rows, names, options.subject), "", sep="\n")
     for failure in failures:
         print(failure, file=sys.stderr)
     document = {
@@ -74,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rounds": options.rounds,
         "seconds": options.seconds,
         "failures": failures,
-        "rows": table.data(rows, names[0], SUBJECT),
+        "rows": table.data(rows, names[0], options.subject),
         "load": {
             workload.title: {
                 name: [each.load for each in rounds] for name, rounds in by_name.items()
@@ -104,6 +100,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--imports", type=int, default=30, help="times that each module is imported (30)")
     add("--only", metavar="TEXT", help="only workloads whose title contains this")
     add("--contenders", metavar="A,B", help="only these; the first is what is compared with")
+    subject = "fastsocketserver"
+    add("--subject", default=subject, help=f"what is compared with each other one ({subject})")
     add("--quick", action="store_true", help="1 round of 0.3 s, 5 imports: does it work at all?")
     add("--rust", action="store_true", help="servers in Rust alone")
     folder = ROOT / "target" / "compare"

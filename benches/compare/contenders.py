@@ -71,6 +71,11 @@ def _is_plain_stream(workload: Workload) -> bool:
     return _is_plain(workload) and workload.service != "datagram"
 
 
+def _is_threads(workload: Workload) -> bool:
+    """What a server with greenlets does in place of one with threads."""
+    return _is_http(workload) or (workload.dispatch == "threads" and _is_plain_stream(workload))
+
+
 CONTENDERS = (
     # The first is what the others are compared with.
     Contender("stdlib", _python("blocking.py", "socketserver"), "socketserver", imported=True),
@@ -86,6 +91,12 @@ CONTENDERS = (
         _python("blocking.py", "fastsocketserver"),
         "fastsocketserver",
         imported=True,
+    ),
+    Contender(
+        "fastsocketserver+greenlets",
+        _python("blocking.py", "fastsocketserver+greenlets"),
+        "greenlet",
+        _is_threads,
     ),
 )
 

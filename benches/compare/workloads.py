@@ -61,7 +61,8 @@ WORKLOADS = (
     Workload("upload by 1 MiB; threads; 4 clients", "up", "threads", "tcp", "up", 4),
     Workload("download by 1 MiB; threads; 4 clients", "down", "threads", "tcp", "down", 4),
     Workload("connect, line, close; fork; 8 clients", "line", "fork", "tcp", "short", 8),
-    Workload("idle connections; threads; 2,000 clients", "lines", "threads", "tcp", "idle", 2000),
+    Workload("idle connections; threads; 4,000 clients", "lines", "threads", "tcp", "idle", 4000),
+    Workload("idle connections; threads; 10,000 clients", "lines", "threads", "tcp", "idle", 10000),
 )
 
 RUST_WORKLOADS = (

@@ -27,7 +27,16 @@ from ._handlers import (
     _SocketWriter,
 )
 from ._install import install as install, uninstall as uninstall
-from ._mixins import ThreadingMixIn, ThreadingTCPServer, ThreadingUDPServer, _NoThreads, _Threads
+from ._cooperative import sleep as sleep, to_thread as to_thread
+from ._mixins import (
+    GreenletMixIn,
+    GreenletTCPServer,
+    ThreadingMixIn,
+    ThreadingTCPServer,
+    ThreadingUDPServer,
+    _NoThreads,
+    _Threads,
+)
 from ._package import Package, publish
 from ._servers import TCPServer, UDPServer
 
@@ -35,6 +44,8 @@ __all__ = [
     "BaseRequestHandler",
     "BaseServer",
     "DatagramRequestHandler",
+    "GreenletMixIn",
+    "GreenletTCPServer",
     "StreamRequestHandler",
     "TCPServer",
     "ThreadingMixIn",
@@ -47,10 +58,15 @@ if hasattr(os, "fork"):
 
     __all__ += ["ForkingMixIn", "ForkingTCPServer", "ForkingUDPServer"]
 if hasattr(socket, "AF_UNIX"):
-    from ._mixins import ThreadingUnixDatagramServer, ThreadingUnixStreamServer
+    from ._mixins import (
+        GreenletUnixStreamServer,
+        ThreadingUnixDatagramServer,
+        ThreadingUnixStreamServer,
+    )
     from ._servers import UnixDatagramServer, UnixStreamServer
 
     __all__ += [
+        "GreenletUnixStreamServer",
         "ThreadingUnixDatagramServer",
         "ThreadingUnixStreamServer",
         "UnixDatagramServer",
@@ -62,6 +78,6 @@ if hasattr(socket, "AF_UNIX"):
         __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
 
 _core.declare_accepted_socket(_AcceptedSocket)
-_core.declare_defaults(BaseServer, TCPServer, UDPServer, ThreadingMixIn)
+_core.declare_defaults(BaseServer, TCPServer, UDPServer, ThreadingMixIn, GreenletMixIn)
 publish(__name__, sys.modules[__name__])
 sys.modules[__name__].__class__ = Package

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import functools
+import os
 import socket
 import sys
 
@@ -9,7 +12,48 @@ from . import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_CONNECTING = (errno.EINPROGRESS, errno.EAGAIN)
+
+
+def _in_greenlets(wait: Any) -> Any:
+    """Make a method that does what `wait` does in a request that runs in a greenlet.
+
+    Everywhere else it is the inherited one of the same name.
+    """
+    inherited = getattr(socket.socket, wait.__name__)
+
+    @functools.wraps(inherited)
+    def method(self: AcceptedSocket, *args: Any, **kwargs: Any) -> Any:
+        return (wait if _core.is_in_table() else inherited)(self, *args, **kwargs)
+
+    return method
+
+
+def _receiving(name: str) -> Any:
+    """Make a method that waits until there is something to receive."""
+    inherited = getattr(socket.socket, name)
+
+    def wait(self: AcceptedSocket, *args: Any, **kwargs: Any) -> Any:
+        _await(self, writable=False)
+        return inherited(self, *args, **kwargs)
+
+    wait.__name__ = name
+    return _in_greenlets(wait)
+
+
+def _await(sock: socket.socket, *, writable: bool) -> None:
+    """Let other requests run until `sock` can be read or written to.
+
+    Raises:
+        TimeoutError: The socket's timeout is over.
+    """
+    timeout = sock.gettimeout()
+    if timeout != 0 and not _core.wait_ready(sock.fileno(), writable, timeout):
+        raise TimeoutError("timed out")
 
 
 class AcceptedSocket(socket.socket):
@@ -18,6 +62,8 @@ class AcceptedSocket(socket.socket):
     The interpreter's own methods release the lock for each call, which costs more than most calls
     take, and hands the lock to another thread in the middle of a request. These release it only to
     wait, and to copy 64 KiB or more.
+
+    In a request that runs in a greenlet, each method that has to wait lets other requests run.
     """
 
     __slots__ = ()
@@ -28,11 +74,81 @@ class AcceptedSocket(socket.socket):
     send = _core.method(_core.send)
     sendall = _core.method(_core.sendall)
 
+    recvfrom = _receiving("recvfrom")
+    recvfrom_into = _receiving("recvfrom_into")
+    if hasattr(socket.socket, "recvmsg"):
+        recvmsg = _receiving("recvmsg")
+        recvmsg_into = _receiving("recvmsg_into")
+
+        @_in_greenlets
+        def sendmsg(
+            self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /
+        ) -> int:
+            return self.__send(socket.socket.sendmsg, buffers, ancdata, flags | _DONTWAIT, address)
+
+    @_in_greenlets
+    def sendto(self, data: Any, flags_or_address: Any, *address: Any) -> int:
+        if address:
+            return self.__send(
+                socket.socket.sendto, data, flags_or_address | _DONTWAIT, *address
+            )
+        return self.__send(socket.socket.sendto, data, _DONTWAIT, flags_or_address)
+
+    def __send(self, send: Callable[..., int], *args: Any) -> int:
+        """Call `send(self, *args)` until it finds room."""
+        while True:
+            _await(self, writable=True)
+            try:
+                return send(self, *args)
+            except BlockingIOError:
+                if self.gettimeout() == 0:
+                    raise
+
+    @_in_greenlets
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        # The system's call of this name would wait for the connection.
+        return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined,no-any-return]
+
+    @_in_greenlets
+    def accept(self) -> tuple[socket.socket, Any]:
+        _await(self, writable=False)
+        accepted, address = socket.socket.accept(self)
+        _core.make_cooperative(accepted)
+        return accepted, address
+
+    @_in_greenlets
+    def connect(self, address: Any) -> None:
+        if error := self.__connect(address):
+            raise OSError(error, os.strerror(error))
+
+    @_in_greenlets
+    def connect_ex(self, address: Any) -> int:
+        return self.__connect(address)
+
+    def __connect(self, address: Any) -> int:
+        timeout = self.gettimeout()
+        self.settimeout(0)
+        try:
+            error = socket.socket.connect_ex(self, address)
+        finally:
+            self.settimeout(timeout)
+        if timeout != 0 and error in _CONNECTING:
+            _await(self, writable=True)
+            error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return error
+
+    def detach(self) -> int:
+        """Close the object, but not its descriptor, which is returned."""
+        fd = super().detach()
+        _core.forget_descriptor(fd)
+        return fd
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Be sent to another process where a `socket.socket` would be."""
         reduction = sys.modules.get("multiprocessing.reduction")
         if reduction is None:
             return super().__reduce_ex__(protocol)
+        return reduction._reduce_socket(self)
         return reduction._reduce_socket(self)
 
 

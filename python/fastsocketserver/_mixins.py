@@ -7,10 +7,14 @@ import socket
 import threading
 
 from . import _core
+from ._cooperative import cooperating
+from ._stalls import watch_stalls
 from ._servers import TCPServer, UDPServer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._base import AddressType, BaseServer, RequestType
 
     # The mix-ins stand before a server among the bases: what they extend is a server's.
@@ -198,6 +202,93 @@ if hasattr(os, "fork"):
         """A UDP server with a child process for each packet."""
 
 
+class GreenletMixIn(_Server):
+    """Handle each request in a greenlet, all of them on the thread that serves.
+
+    Stands before the server class: `class Server(GreenletMixIn, TCPServer)`. Needs the package
+    `greenlet`: ``pip install 'fastsocketserver[greenlet]'``.
+
+    Handlers are those of any other server. Where one would block on its request, be it through
+    `rfile`, `wfile` or a method of `request`, the others go on. What else blocks, blocks them all:
+    use `sleep()` and `to_thread()` of this package for that.
+
+    Once the loop has ended, `serve_forever()` goes on with the requests that it has begun, until
+    they are finished; `shutdown()` does not wait for that, `server_close()` does.
+    `process_request()` called by a program's own loop begins a request, and `handle_request()`
+    runs it to its end.
+
+    Attributes:
+        block_on_close: Whether requests are finished when the server stops; true. Otherwise their
+            next wait raises `greenlet.GreenletExit`: `finish()` is called.
+        daemon_threads: True has the same effect as a false `block_on_close`, as with threads.
+        stall_threshold: Seconds that a request may run without a wait before that is logged, with
+            the line that it is at; 0.1, `None` for never.
+    """
+
+    block_on_close: bool = True
+    daemon_threads: bool = False
+    stall_threshold: float | None = 0.1
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Make sure that there are greenlets; otherwise as the server class does."""
+        _core.check_greenlets()
+        super().__init__(*args, **kwargs)
+
+    def serve_forever(self, poll_interval: float | None = 0.5) -> None:
+        """Handle requests until `shutdown()`, then finish those that have begun.
+
+        An exception that a handler raises, `KeyboardInterrupt` or `SystemExit`, leaves at once; the
+        other requests are ended then, or on the main thread by `server_close()`.
+        """
+        engine = self._find_engine()
+        engine.enter_table()
+        try:
+            with cooperating(), watch_stalls(self, self.stall_threshold):
+                super().serve_forever(poll_interval)
+                engine.finish_requests(self.__ends_requests())
+        except BaseException:
+            if threading.current_thread() is not threading.main_thread():
+                engine.finish_requests(True)
+            raise
+        finally:
+            engine.leave_table()
+
+    def handle_request(self) -> Any:
+        """Wait for one request and handle it to its end.
+
+        Other requests that have begun go on meanwhile.
+        """
+        with cooperating():
+            return super().handle_request()
+
+    def process_request_greenlet(self, request: RequestType, client_address: AddressType) -> None:
+        """Handle the request, and close it; this runs in the request's greenlet."""
+        try:
+            self.finish_request(request, client_address)
+        except Exception:
+            self.handle_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def process_request(self, request: RequestType, client_address: AddressType) -> None:
+        """Begin a greenlet that runs `process_request_greenlet()`."""
+        _core.start_request_greenlet(self, request, client_address)
+
+    def server_close(self) -> None:
+        """Close the server, then finish the requests, or end them if `block_on_close` is false."""
+        super().server_close()
+        engine = self.__dict__.get("_engine")
+        if engine is not None:
+            engine.close_requests(self.__ends_requests())
+
+    def __ends_requests(self) -> bool:
+        return self.daemon_threads or not self.block_on_close
+
+
+class GreenletTCPServer(GreenletMixIn, TCPServer):
+    """A TCP server with a greenlet for each connection."""
+
+
 class ThreadingTCPServer(ThreadingMixIn, TCPServer):
     """A TCP server with a thread for each connection."""
 
@@ -211,6 +302,9 @@ if hasattr(socket, "AF_UNIX"):
 
     class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
         """A Unix stream server with a thread for each connection."""
+
+    class GreenletUnixStreamServer(GreenletMixIn, UnixStreamServer):
+        """A Unix stream server with a greenlet for each connection."""
 
     class ThreadingUnixDatagramServer(ThreadingMixIn, UnixDatagramServer):
         """A Unix datagram server with a thread for each datagram."""

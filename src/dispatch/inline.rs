@@ -18,4 +18,8 @@ impl Dispatch for Inline {
         task.run();
         Ok(())
     }
+
+    fn is_inline(&self) -> bool {
+        true
+    }
 }

@@ -72,6 +72,14 @@ pub trait Dispatch: Send {
     /// [`limit`](Self::limit) had been reached.
     fn dispatch(&mut self, task: Task) -> Result<(), Refused>;
 
+    /// Whether each task has ended, in this process, when [`dispatch`](Self::dispatch) returns without
+    /// an error. Default: no.
+    ///
+    /// Where it has, the replies of a [batch](crate::Builder::batch_size) leave together.
+    fn is_inline(&self) -> bool {
+        false
+    }
+
     /// How many requests may be handled at once. At that number the loop takes no more, and those that
     /// come wait in the kernel's queue. Default: any number.
     fn limit(&self) -> Option<usize> {

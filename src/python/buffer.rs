@@ -12,6 +12,7 @@ use pyo3::type_object::PyTypeInfo;
 use pyo3::types::PyBytes;
 
 use super::error::Raised;
+use super::table;
 use crate::sys::Room;
 
 /// The memory of an object, which cannot be resized or freed while this lives.
@@ -92,7 +93,8 @@ pub(super) fn filled(
     fill: impl FnOnce(&mut Room<'_>) -> Result<Option<usize>, Raised>,
 ) -> Result<Option<Bound<'_, PyBytes>>, Raised> {
     const ON_STACK: usize = 8192;
-    if size <= ON_STACK {
+    // A request in the table takes its part of the stack along when it waits.
+    if size <= ON_STACK && !table::is_current() {
         let mut on_stack = [MaybeUninit::uninit(); ON_STACK];
         let mut room = Room::new(&mut on_stack[..size]);
         let filled = fill(&mut room)?;

@@ -3,7 +3,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyTimeoutError;
@@ -12,8 +12,9 @@ use pyo3::prelude::*;
 
 use super::error::Raised;
 use super::interpreter::wait_in_turn;
+use super::table::{self, InTable, Switching};
 use crate::sys::{self, Flow, Room};
-use crate::wait::{Blocking, Wait};
+use crate::wait::{Blocking, Direction, Wait};
 
 /// From here on, copying takes so long that other threads may run meanwhile.
 const LARGE: usize = 1 << 16;
@@ -39,23 +40,80 @@ impl Connection<'_, '_> {
         habit: &Habit,
     ) -> Result<Option<usize>, Raised> {
         let wanted = room.left();
-        let try_first = wanted < LARGE && !habit.0.load(Ordering::Relaxed);
+        let try_first = wanted < LARGE && !habit.is_behind.load(Ordering::Relaxed);
         if try_first {
             match sys::receive(self.fileno()?, room, Flow::Try) {
-                Err(error) if is_not_yet(&error) => habit.0.store(true, Ordering::Relaxed),
+                Err(error) if is_not_yet(&error) => habit.is_behind.store(true, Ordering::Relaxed),
                 outcome => return Ok(Some(outcome?)),
             }
         }
-        let received = self.wait_and(
-            self.deadline()?,
-            !try_first,
-            |fd, flow| sys::receive(fd, room, flow),
-            |fd, limit| Blocking.readable(fd, limit),
-        )?;
+        let received =
+            self.wait_and(self.deadline()?, !try_first, Direction::Readable, |fd, flow| {
+                sys::receive(fd, room, flow)
+            })?;
         if received == Some(wanted) {
-            habit.0.store(false, Ordering::Relaxed);
+            habit.is_behind.store(false, Ordering::Relaxed);
         }
         Ok(received)
+    }
+
+    /// Receives into `room` what is there, for a caller who then waits without it: where requests
+    /// wait on one stack, each takes a copy of its part of it along.
+    ///
+    /// # Errors
+    ///
+    /// What `recv(2)` reports.
+    pub(super) fn try_receive(
+        self,
+        table: &InTable,
+        room: &mut Room<'_>,
+        habit: &Habit,
+    ) -> Result<Tried, Raised> {
+        let fd = self.fileno()?;
+        let report = table.last_report(fd).unwrap_or_default();
+        if report == 0 || habit.emptied_at.load(Ordering::Relaxed) != report {
+            let wanted = room.left();
+            match sys::receive(fd, room, Flow::Try) {
+                Err(error) if is_not_yet(&error) => {}
+                outcome => {
+                    let length = outcome?;
+                    // Then it has emptied the kernel's buffer, and what comes will be reported:
+                    // epoll(7) says so of streams.
+                    let emptied_at = if length < wanted { report } else { 0 };
+                    habit.emptied_at.store(emptied_at, Ordering::Relaxed);
+                    return Ok(Tried::Received(Some(length)));
+                }
+            }
+        }
+        Ok(match self.deadline()? {
+            Deadline::Now => Tried::Received(None),
+            deadline => Tried::NotYet(NotYet { fd, deadline }),
+        })
+    }
+
+    /// Waits, in the table, until there may be more to receive.
+    ///
+    /// # Errors
+    ///
+    /// `TimeoutError` after the socket's timeout.
+    pub(super) fn await_more(self, table: &InTable, not_yet: NotYet) -> Result<(), Raised> {
+        let NotYet { fd, deadline } = not_yet;
+        self.wait_in_table(table, fd, deadline, Direction::Readable).map(drop)
+    }
+
+    /// Waits, in the table, until the socket is what `direction` says; `false` where it does not
+    /// block.
+    ///
+    /// # Errors
+    ///
+    /// `TimeoutError` after the socket's timeout.
+    pub(super) fn await_ready(self, table: &InTable, direction: Direction) -> Result<bool, Raised> {
+        let (fd, deadline) = (self.fileno()?, self.deadline()?);
+        // The table is told of changes only, and there may be something already.
+        if Blocking.wait(fd, direction, Some(Duration::ZERO))? {
+            return Ok(true);
+        }
+        self.wait_in_table(table, fd, deadline, direction)
     }
 
     /// Sends from `data`: how many bytes; `None` where the socket does not block and there is no room.
@@ -94,6 +152,15 @@ impl Connection<'_, '_> {
         Ok(true)
     }
 
+    /// Sends from `data` what there is room for.
+    ///
+    /// # Errors
+    ///
+    /// What `send(2)` reports.
+    pub(super) fn try_send(self, data: &[u8]) -> Result<Option<usize>, Raised> {
+        self.send_until(data, Deadline::Now)
+    }
+
     fn send_until(self, data: &[u8], deadline: Deadline) -> Result<Option<usize>, Raised> {
         // A signal makes a call that has sent a part of its bytes return, not fail.
         self.0.py().check_signals()?;
@@ -104,23 +171,22 @@ impl Connection<'_, '_> {
                 outcome => return Ok(Some(outcome?)),
             }
         }
-        self.wait_and(
-            deadline,
-            !try_first,
-            |fd, flow| sys::send(fd, data, flow),
-            |fd, limit| Blocking.writable(fd, limit),
-        )
+        self.wait_and(deadline, !try_first, Direction::Writable, |fd, flow| {
+            sys::send(fd, data, flow)
+        })
     }
 
-    /// Makes `call` without the lock, when `wait` says that it would not block; at once too if it is
-    /// `untried`.
+    /// Makes `call` without the lock, when it would not block; at once too if it is `untried`.
     fn wait_and(
         self,
         deadline: Deadline,
         untried: bool,
+        direction: Direction,
         mut call: impl FnMut(RawFd, Flow) -> io::Result<usize> + Send,
-        wait: impl Fn(RawFd, Option<Duration>) -> io::Result<bool> + Send + Sync,
     ) -> Result<Option<usize>, Raised> {
+        if let Some(table) = table::current() {
+            return self.wait_in_table_and(&table, deadline, untried, direction, call);
+        }
         loop {
             let fd = self.fileno()?;
             let outcome = wait_in_turn(self.0.py(), || match deadline {
@@ -135,7 +201,7 @@ impl Connection<'_, '_> {
                         }
                     }
                     let left = end.saturating_duration_since(Instant::now());
-                    if wait(fd, Some(left))? {
+                    if Blocking.wait(fd, direction, Some(left))? {
                         call(fd, Flow::Try)
                     } else {
                         Err(ErrorKind::TimedOut.into())
@@ -154,10 +220,53 @@ impl Connection<'_, '_> {
                 Err(Raised::System(error))
                     if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() =>
                 {
-                    return Err(PyTimeoutError::new_err("timed out").into());
+                    return Err(timed_out());
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    fn wait_in_table_and(
+        self,
+        table: &InTable,
+        deadline: Deadline,
+        untried: bool,
+        direction: Direction,
+        mut call: impl FnMut(RawFd, Flow) -> io::Result<usize>,
+    ) -> Result<Option<usize>, Raised> {
+        let mut may_be_ready = untried;
+        loop {
+            if may_be_ready {
+                match call(self.fileno()?, Flow::Try) {
+                    Err(error) if is_not_yet(&error) => {}
+                    outcome => return Ok(Some(outcome?)),
+                }
+            }
+            may_be_ready = self.wait_in_table(table, self.fileno()?, deadline, direction)?;
+            if !may_be_ready {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits in the table; `false` where the socket does not block.
+    fn wait_in_table(
+        self,
+        table: &InTable,
+        fd: RawFd,
+        deadline: Deadline,
+        direction: Direction,
+    ) -> Result<bool, Raised> {
+        let limit = match deadline {
+            Deadline::Now => return Ok(false),
+            Deadline::Never => None,
+            Deadline::At(end) => Some(end.saturating_duration_since(Instant::now())),
+        };
+        if Switching(table, self.0.py()).wait(fd, direction, limit)? {
+            Ok(true)
+        } else {
+            Err(timed_out())
         }
     }
 
@@ -179,12 +288,31 @@ impl Connection<'_, '_> {
     }
 }
 
-/// Whether the last try to receive from a connection found nothing.
-///
-/// A client that waits for each answer has sent nothing yet when it is asked for more; there, trying
-/// first is a system call in vain. Who fills the whole buffer may have sent more.
+/// What is known of a connection from the last time that it was received from.
 #[derive(Debug, Default)]
-pub(super) struct Habit(AtomicBool);
+pub(super) struct Habit {
+    /// The last try found nothing. A client that waits for each answer has sent nothing yet when it
+    /// is asked for more; there, trying first is a system call in vain. Who fills the whole buffer
+    /// may have sent more.
+    is_behind: AtomicBool,
+    /// The kernel's buffer has been emptied since this report of the table's, 0 for none.
+    emptied_at: AtomicU64,
+}
+
+/// What has come of trying to receive.
+#[derive(Debug)]
+pub(super) enum Tried {
+    /// So many bytes; `None` where the socket does not block and there is nothing.
+    Received(Option<usize>),
+    NotYet(NotYet),
+}
+
+/// What must be waited for before it is worth trying again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotYet {
+    fd: RawFd,
+    deadline: Deadline,
+}
 
 /// Until when a call may block.
 #[derive(Clone, Copy, Debug)]
@@ -192,6 +320,10 @@ enum Deadline {
     Now,
     At(Instant),
     Never,
+}
+
+fn timed_out() -> Raised {
+    PyTimeoutError::new_err("timed out").into()
 }
 
 fn is_not_yet(error: &io::Error) -> bool {

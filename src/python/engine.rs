@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -11,11 +12,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::error::Raised;
-use super::hooks::Hooks;
+use super::hooks::{self, Hooks};
+use super::intake::Intake;
 use super::interpreter::{call, call_method, duration, wait_detached};
-use super::socket::is_open;
+use super::socket::{self, is_open};
+use super::table::Table;
 use super::threads::RequestThreads;
-use crate::event_loop::{self, Progress, Readiness, Selector, Service, Source};
+use crate::event_loop::{self, Progress, Readiness, Selector, Service, Source, shorter};
 use crate::wait::{Blocking, Wait};
 use crate::waker::Waker;
 
@@ -25,12 +28,16 @@ use crate::waker::Waker;
 #[pyclass(frozen, module = "fastsocketserver._core")]
 #[derive(Debug, Default)]
 pub(super) struct Engine {
-    waker: Waker,
+    waker: Arc<Waker>,
     /// Why the last call of `handle_request_noblock` found no request, if that calls for a pause. An
     /// overridden `_handle_request_noblock` has no way to say so to the loop that called it.
     trouble: Mutex<Option<io::Error>>,
     /// Threads that requests have run in, and others will.
     threads: RequestThreads,
+    /// Unfinished requests that run in greenlets: a table for each thread that has served.
+    tables: Mutex<Vec<Arc<Table>>>,
+    /// How many threads go on with such requests until they are finished.
+    finishing: AtomicUsize,
 }
 
 #[pymethods]
@@ -51,12 +58,17 @@ impl Engine {
         poll_interval: Option<f64>,
         select: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        let py = server.py();
         let poll_interval = poll_interval.map(duration).transpose()?;
         self.take_trouble();
+        let table = if hooks::has_table(server)? { Some(self.table()) } else { None };
+        let _driving = table.as_ref().map(|table| table.drive(py)).transpose()?;
         let mut serving = Serving {
             engine: self,
-            hooks: Hooks::new(server),
-            select,
+            intake: Intake::new(server).with_table(table.clone()),
+            // Requests in greenlets wait by way of the loop's own selector.
+            select: select.filter(|_| table.is_none()),
+            table,
             watched: None,
             woken: false,
             batch: 0,
@@ -66,13 +78,63 @@ impl Engine {
 
     /// Handles one request that is known to be there, as `BaseServer._handle_request_noblock` does.
     fn handle_request_noblock(&self, server: &Bound<'_, PyAny>) -> PyResult<()> {
-        let trouble = match Hooks::new(server).handle_request_noblock()? {
-            Progress::Failed(error) => Some(error),
-            _ => None,
-        };
-        *self.trouble() = trouble;
-        self.threads.let_begin(server.py());
+        let py = server.py();
+        let table = if hooks::has_table(server)? { Some(self.table()) } else { None };
+        let former = table.as_ref().map_or(0, |table| table.last_request());
+        self.note(Intake::new(server).handle_request_noblock()?);
+        match table {
+            // The request has yet to begin; a loop, where there is one, will go on with it.
+            Some(table) if !table.is_driven() => table.finish(py, former)?,
+            Some(_) => {}
+            None => self.threads.let_begin(py),
+        }
         Ok(())
+    }
+
+    /// Says that the calling thread will finish the requests that it begins, before `leave_table`.
+    fn enter_table(&self) {
+        self.finishing.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Finishes what requests the calling thread has begun in greenlets; with `end`, their waits
+    /// raise `GreenletExit`.
+    fn finish_requests(&self, py: Python<'_>, end: bool) -> PyResult<()> {
+        let here = self.own_tables().into_iter().find(|table| table.is_here());
+        let Some(table) = here else { return Ok(()) };
+        if end {
+            table.end_all();
+        }
+        if !table.is_driven() {
+            table.finish(py, 0)?;
+            // A thread that ends does not come back for it.
+            self.tables().retain(|other| !Arc::ptr_eq(other, &table));
+        }
+        Ok(())
+    }
+
+    /// Says that the calling thread goes on with no requests any more.
+    fn leave_table(&self) {
+        self.finishing.fetch_sub(1, Ordering::Relaxed);
+        self.own_tables().iter().for_each(|table| table.tell_idle());
+    }
+
+    /// Waits until no request is unfinished in a greenlet, wherever it runs; otherwise as
+    /// `finish_requests`.
+    fn close_requests(&self, py: Python<'_>, end: bool) -> PyResult<()> {
+        self.finish_requests(py, end)?;
+        for table in self.own_tables().into_iter().filter(|table| !table.is_here()) {
+            if end {
+                table.end_all();
+            }
+            table.wait_idle(py, || self.finishing.load(Ordering::Relaxed) > 0)?;
+        }
+        Ok(())
+    }
+
+    /// Seconds for which a request has kept the others of its thread waiting, and that thread.
+    fn held(&self) -> Vec<(u64, f64)> {
+        let tables = self.own_tables();
+        tables.iter().filter_map(|table| table.held()).collect()
     }
 
     /// Ends the wait of every loop that runs for this server.
@@ -110,6 +172,45 @@ impl Engine {
         &self.threads
     }
 
+    /// Has `server` handle a request in a greenlet.
+    pub(super) fn begin_request(
+        server: &Bound<'_, PyAny>,
+        request: &Bound<'_, PyAny>,
+        client_address: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        socket::make_cooperative(request)?;
+        Self::of(server)?.get().table().begin(server, request, client_address)
+    }
+
+    /// Notes whether taking a request has gone so that the loop should pause.
+    pub(super) fn note(&self, progress: Progress) {
+        *self.trouble() = match progress {
+            Progress::Failed(error) => Some(error),
+            _ => None,
+        };
+    }
+
+    /// The calling thread's table, made when first needed.
+    fn table(&self) -> Arc<Table> {
+        let mut tables = self.tables();
+        tables.retain(|table| table.is_own());
+        if let Some(table) = tables.iter().find(|table| table.is_here()) {
+            return Arc::clone(table);
+        }
+        let table = Arc::new(Table::new(Arc::clone(&self.waker)));
+        tables.push(Arc::clone(&table));
+        table
+    }
+
+    /// The tables of this process.
+    fn own_tables(&self) -> Vec<Arc<Table>> {
+        self.tables().iter().filter(|table| table.is_own()).cloned().collect()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Vec<Arc<Table>>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn trouble(&self) -> MutexGuard<'_, Option<io::Error>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,6 +234,17 @@ pub(super) fn start_request_thread(
     let is_started = threads.start(server, request, client_address)?;
     threads.let_begin(server.py());
     Ok(is_started)
+}
+
+/// Has a request handled in a greenlet of the calling thread, when its loop goes on.
+#[pyfunction]
+#[pyo3(signature = (server, request, client_address))]
+pub(super) fn start_request_greenlet(
+    server: &Bound<'_, PyAny>,
+    request: &Bound<'_, PyAny>,
+    client_address: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    Engine::begin_request(server, request, client_address)
 }
 
 /// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.
@@ -175,8 +287,10 @@ fn warn(py: Python<'_>, error: &io::Error) -> PyResult<()> {
 /// One run of the loop for a Python server.
 struct Serving<'py> {
     engine: &'py Engine,
-    hooks: Hooks<'py>,
+    intake: Intake<'py>,
     select: Option<Bound<'py, PyAny>>,
+    /// The unfinished requests, if they run in greenlets.
+    table: Option<Arc<Table>>,
     /// What `source` has answered last.
     watched: Option<Watched<'py>>,
     /// Whether somebody has woken the loop since `source` was asked.
@@ -197,8 +311,12 @@ struct Watched<'py> {
 }
 
 impl<'py> Serving<'py> {
+    fn server(&self) -> &Bound<'py, PyAny> {
+        self.intake.hooks().server()
+    }
+
     fn py(&self) -> Python<'py> {
-        self.hooks.server().py()
+        self.server().py()
     }
 }
 
@@ -208,22 +326,20 @@ impl Service for Serving<'_> {
     fn stopping(&mut self) -> Result<bool, Raised> {
         let py = self.py();
         py.check_signals()?;
-        let requested =
-            self.hooks.server().getattr(intern!(py, "_BaseServer__shutdown_request"))?;
+        let requested = self.server().getattr(intern!(py, "_BaseServer__shutdown_request"))?;
         Ok(requested.is_truthy()?)
     }
 
     fn source(&mut self) -> Result<Option<Source>, Raised> {
-        let server = self.hooks.server();
         if let Some(Watched { source, socket: None }) = &self.watched {
             // An overridden fileno() is the program's to call: again only when something has changed.
             if !std::mem::take(&mut self.woken) && is_open(source.fd) {
                 return Ok(Some(*source));
             }
         }
-        let (fileno, socket) = self.hooks.fileno()?;
+        let (fileno, socket) = self.intake.hooks().fileno()?;
         let first = self.watched.is_none();
-        let fd = match valid_descriptor(&fileno, server) {
+        let fd = match valid_descriptor(&fileno, self.server()) {
             Ok(fd) => fd,
             Err(error) if first => return Err(error.into()),
             // Closed while serving: that is its end.
@@ -242,13 +358,19 @@ impl Service for Serving<'_> {
     ) -> Result<Readiness, Raised> {
         let py = self.py();
         self.batch = 0;
-        let readiness = match &self.select {
-            Some(select) => {
-                let timeout = timeout.map(|timeout| timeout.as_secs_f64());
-                let listener = call(select, (timeout,))?.is_truthy()?;
-                Readiness { listener, woken: false }
-            }
-            None => wait_detached(py, || selector.select(timeout))?.unwrap_or_default(),
+        let readiness = if let Some(select) = &self.select {
+            let timeout = timeout.map(|timeout| timeout.as_secs_f64());
+            let listener = call(select, (timeout,))?.is_truthy()?;
+            Readiness { listener, woken: false }
+        } else if let Some(table) = &self.table {
+            table.attach(selector)?;
+            let timeout = shorter(timeout, table.timeout());
+            let readiness = wait_detached(py, || selector.select(timeout))?.unwrap_or_default();
+            table.note(selector.occurrences());
+            table.go_on(py)?;
+            readiness
+        } else {
+            wait_detached(py, || selector.select(timeout))?.unwrap_or_default()
         };
         self.woken |= readiness.woken;
         Ok(readiness)
@@ -263,7 +385,17 @@ impl Service for Serving<'_> {
     }
 
     fn ready(&mut self, certain: bool) -> Result<Progress, Raised> {
-        match self.hooks.take(certain)? {
+        if self.select.is_none() {
+            if let Some(progress) = self.intake.take_batch()? {
+                return Ok(progress);
+            }
+        }
+        let progress = self.intake.take(certain)?;
+        if let Some(table) = &self.table {
+            // Who speaks first is to be heard at once.
+            table.go_on(self.py())?;
+        }
+        match progress {
             Progress::Unknown if certain => {
                 Ok(self.engine.take_trouble().map_or(Progress::Unknown, Progress::Failed))
             }
@@ -271,14 +403,14 @@ impl Service for Serving<'_> {
                 self.batch += 1;
                 // A selector of the program's own is asked before each request.
                 let is_last = self.select.is_some() || self.batch >= LARGEST_BATCH;
-                Ok(if is_last { Progress::Unknown } else { Progress::More })
+                Ok(if is_last { Progress::Enough } else { Progress::More })
             }
             progress => Ok(progress),
         }
     }
 
     fn waited(&mut self) -> Result<(), Raised> {
-        Ok(self.hooks.service_actions()?)
+        Ok(self.intake.hooks().service_actions()?)
     }
 
     fn troubled(&mut self, error: &io::Error) -> bool {
@@ -288,7 +420,7 @@ impl Service for Serving<'_> {
             // Not even `logging` can be imported without a descriptor.
             Err(raised) if raised.is_instance_of::<PyOSError>(py) => false,
             Err(raised) => {
-                raised.write_unraisable(py, Some(self.hooks.server()));
+                raised.write_unraisable(py, Some(self.server()));
                 true
             }
         }

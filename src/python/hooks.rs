@@ -1,7 +1,7 @@
 //! Calls a server's hooks, in the reference's order.
 //!
 //! ```text
-//! Hooks::take
+//! Intake::take
 //!   _handle_request_noblock            overridden: called, and does all below itself
 //!   get_request                        OSError: no request this time
 //!   verify_request                     false, or raising: shutdown_request
@@ -17,18 +17,17 @@
 
 use std::ptr;
 
-use pyo3::exceptions::{PyException, PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyOSError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyMappingProxy, PyString, PyTuple, PyType};
+use pyo3::types::{PyMappingProxy, PyString, PyType};
 
 use super::engine::Engine;
-use super::error::{Handling, Raised, io_error};
+use super::error::Handling;
 use super::interpreter::{call, call_method, class_attribute, is_method};
-use super::socket::{NativeSocket, is_plain};
-use crate::accept_failure::AcceptFailure;
-use crate::event_loop::Progress;
+use super::socket::is_plain;
+use super::threading::Threading;
 
 /// The package's class that defines a method which stands as it was defined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +36,7 @@ enum Owner {
     Tcp,
     Udp,
     Threading,
+    Greenlet,
 }
 
 /// A hook, and the functions that it is where nobody has overridden it.
@@ -55,10 +55,13 @@ struct Defaults {
     get_request: Hook,
     handle_request_noblock: Hook,
     process_request: Hook,
+    process_request_greenlet: Hook,
     process_request_thread: Hook,
     service_actions: Hook,
     shutdown_request: Hook,
     verify_request: Hook,
+    /// `GreenletMixIn`.
+    greenlet: Py<PyType>,
 }
 
 static DEFAULTS: PyOnceLock<Defaults> = PyOnceLock::new();
@@ -72,10 +75,16 @@ pub(super) fn declare_defaults(
     tcp: &Bound<'_, PyType>,
     udp: &Bound<'_, PyType>,
     threading: &Bound<'_, PyType>,
+    greenlet: &Bound<'_, PyType>,
 ) -> PyResult<()> {
     let py = base.py();
-    let owners =
-        [(Owner::Base, base), (Owner::Tcp, tcp), (Owner::Udp, udp), (Owner::Threading, threading)];
+    let owners = [
+        (Owner::Base, base),
+        (Owner::Tcp, tcp),
+        (Owner::Udp, udp),
+        (Owner::Threading, threading),
+        (Owner::Greenlet, greenlet),
+    ];
     let hook = |name: &str| -> PyResult<Hook> {
         let mut functions = Vec::new();
         for (owner, class) in owners {
@@ -93,13 +102,22 @@ pub(super) fn declare_defaults(
         get_request: hook("get_request")?,
         handle_request_noblock: hook("_handle_request_noblock")?,
         process_request: hook("process_request")?,
+        process_request_greenlet: hook("process_request_greenlet")?,
         process_request_thread: hook("process_request_thread")?,
         service_actions: hook("service_actions")?,
         shutdown_request: hook("shutdown_request")?,
         verify_request: hook("verify_request")?,
+        greenlet: greenlet.clone().unbind(),
     };
     let _ = DEFAULTS.set(py, defaults);
     Ok(())
+}
+
+/// Whether the requests of `server` run in greenlets.
+pub(super) fn has_table(server: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = server.py();
+    let defaults = DEFAULTS.get(py).expect("the package declares its defaults");
+    server.is_instance(defaults.greenlet.bind(py))
 }
 
 /// A hook as one server has it now.
@@ -111,80 +129,82 @@ enum Method<'py> {
     Other(Bound<'py, PyAny>),
 }
 
-/// What has come of asking for a request.
-#[derive(Debug)]
-enum Taken<'py> {
-    Arrival(Arrival<'py>),
-    Nothing(Progress),
-}
-
-#[derive(Debug)]
-struct Arrival<'py> {
-    request: Bound<'py, PyAny>,
-    client_address: Bound<'py, PyAny>,
-    /// Whether it was taken from a listener that can be asked again without waiting for it.
-    natively: bool,
-}
-
 /// The hooks of one server, for the length of one call from Python.
 #[derive(Debug)]
 pub(super) struct Hooks<'py> {
     server: Bound<'py, PyAny>,
     defaults: &'py Defaults,
-    /// The server's socket when last seen, if requests can be taken from it natively.
-    socket: Option<NativeSocket<'py>>,
-    /// Where datagrams are received; as long as `max_packet_size`.
-    buffer: Vec<u8>,
+}
+
+/// How a server gets its requests.
+#[derive(Debug)]
+pub(super) enum Way<'py> {
+    /// From its socket, by `accept`.
+    Accept,
+    /// From its socket, by `recvfrom`.
+    Receive,
+    /// By this method.
+    Ask(Bound<'py, PyAny>),
 }
 
 impl<'py> Hooks<'py> {
     pub(super) fn new(server: &Bound<'py, PyAny>) -> Self {
         let defaults = DEFAULTS.get(server.py()).expect("the package declares its defaults");
-        Self { server: server.clone(), defaults, socket: None, buffer: Vec::new() }
+        Self { server: server.clone(), defaults }
     }
 
     pub(super) fn server(&self) -> &Bound<'py, PyAny> {
         &self.server
     }
 
-    /// Takes one request, if there is one, and has it handled.
-    ///
-    /// Unless it is `certain` that there is one, no hook is asked for it, for that might wait.
-    pub(super) fn take(&mut self, certain: bool) -> Result<Progress, Raised> {
-        match self.method(&self.defaults.handle_request_noblock)? {
-            Method::Own(_) => {
-                let taken = self.get_request(certain)?;
-                return self.handle(taken);
-            }
-            Method::Other(handle_request) if certain => drop(call(&handle_request, ())?),
-            Method::Other(_) => {}
-        }
-        Ok(Progress::Unknown)
+    /// `_handle_request_noblock`, if it is overridden.
+    pub(super) fn handle_request_noblock(&self) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(match self.method(&self.defaults.handle_request_noblock)? {
+            Method::Own(_) => None,
+            Method::Other(handle_request) => Some(handle_request),
+        })
     }
 
-    /// What `BaseServer._handle_request_noblock` does when a program calls it.
-    ///
-    /// Where nothing is there after all, it waits as the socket's own methods do: a loop around it
-    /// does not spin.
-    pub(super) fn handle_request_noblock(&mut self) -> Result<Progress, Raised> {
-        let mut taken = self.get_request(true)?;
-        if let Taken::Nothing(Progress::Empty) = taken {
-            taken = self.ask_for_request(&self.callable(&self.defaults.get_request)?)?;
-        }
-        self.handle(taken)
+    /// What `get_request` is now.
+    pub(super) fn way(&self) -> PyResult<Way<'py>> {
+        Ok(match self.method(&self.defaults.get_request)? {
+            Method::Own(Owner::Tcp) => Way::Accept,
+            Method::Own(Owner::Udp) => Way::Receive,
+            Method::Own(_) => Way::Ask(self.get_request()?),
+            Method::Other(get_request) => Way::Ask(get_request),
+        })
     }
 
-    fn handle(&self, taken: Taken<'py>) -> Result<Progress, Raised> {
-        let Arrival { request, client_address, natively } = match taken {
-            Taken::Arrival(arrival) => arrival,
-            Taken::Nothing(progress) => return Ok(progress),
-        };
-        match self.verify_request(&request, &client_address) {
-            Ok(true) => self.process(&request, &client_address)?,
-            Ok(false) => self.shutdown_request(&request)?,
-            Err(error) => self.shutdown_after(&request, Err(error))?,
+    /// `get_request`, to be called.
+    pub(super) fn get_request(&self) -> PyResult<Bound<'py, PyAny>> {
+        self.callable(&self.defaults.get_request)
+    }
+
+    /// Whether the hooks between one datagram and the next are all the package's own, and hand each to
+    /// a thread.
+    pub(super) fn hands_to_threads(&self) -> PyResult<bool> {
+        let defaults = self.defaults;
+        let is_own = |hook| Ok::<_, PyErr>(matches!(self.method(hook)?, Method::Own(_)));
+        Ok(matches!(self.method(&defaults.get_request)?, Method::Own(Owner::Udp))
+            && matches!(self.method(&defaults.process_request)?, Method::Own(Owner::Threading))
+            && is_own(&defaults.handle_request_noblock)?
+            && is_own(&defaults.verify_request)?
+            && is_own(&defaults.service_actions)?
+            // A thread of another kind may run its target before it has been started.
+            && Threading::get(self.server.py())?.is_some())
+    }
+
+    /// Verifies a request and has it processed.
+    pub(super) fn pass_on(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        match self.verify_request(request, client_address) {
+            Ok(true) => self.process(request, client_address),
+            Ok(false) => self.shutdown_request(request),
+            Err(error) => self.shutdown_after(request, Err(error)),
         }
-        Ok(if natively { Progress::More } else { Progress::Unknown })
     }
 
     /// The descriptor that the server waits on, and its socket unless `fileno` is overridden.
@@ -227,84 +247,6 @@ impl<'py> Hooks<'py> {
         self.server.getattr(hook.name.bind(self.server.py()))
     }
 
-    fn get_request(&mut self, certain: bool) -> Result<Taken<'py>, Raised> {
-        let py = self.server.py();
-        let native = match self.method(&self.defaults.get_request)? {
-            Method::Own(Owner::Tcp) if self.find_native_socket()? => self.accept(),
-            Method::Own(Owner::Udp) if self.find_native_socket()? && self.find_buffer()? => {
-                self.receive()
-            }
-            _ if !certain => return Ok(Taken::Nothing(Progress::Unknown)),
-            Method::Other(get_request) => return self.ask_for_request(&get_request),
-            Method::Own(_) => {
-                return self.ask_for_request(&self.callable(&self.defaults.get_request)?);
-            }
-        };
-        match native {
-            Ok((request, client_address)) => {
-                Ok(Taken::Arrival(Arrival { request, client_address, natively: true }))
-            }
-            Err(Raised::System(error)) => Ok(Taken::Nothing(Progress::after(error))),
-            Err(Raised::Python(error)) if error.is_instance_of::<PyOSError>(py) => {
-                Ok(Taken::Nothing(Progress::after(io_error(py, &error))))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Looks whether the server's socket, as it is now, is one to take requests from natively.
-    fn find_native_socket(&mut self) -> PyResult<bool> {
-        let object = self.server.getattr(intern!(self.server.py(), "socket"))?;
-        if !self.socket.as_ref().is_some_and(|socket| socket.is(&object)) {
-            self.socket = NativeSocket::of(&object)?;
-        }
-        Ok(self.socket.is_some())
-    }
-
-    fn accept(&self) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
-        let py = self.server.py();
-        let nodelay = self.server.getattr(intern!(py, "disable_nagle_algorithm"))?.is_truthy()?;
-        self.socket.as_ref().expect("found before").accept(nodelay)
-    }
-
-    /// Makes the buffer as long as `max_packet_size` is now.
-    ///
-    /// Says no to what is no size, or may not fit into memory: that is for `recvfrom` to refuse.
-    fn find_buffer(&mut self) -> PyResult<bool> {
-        const LARGEST: usize = 1 << 24;
-        let size = self.server.getattr(intern!(self.server.py(), "max_packet_size"))?;
-        let size = size.extract::<usize>().ok().filter(|&size| size <= LARGEST);
-        self.buffer.resize(size.unwrap_or_default(), 0);
-        Ok(size.is_some())
-    }
-
-    fn receive(&mut self) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
-        let py = self.server.py();
-        let socket = self.socket.as_ref().expect("found before");
-        let (data, client_address) = socket.receive(&mut self.buffer)?;
-        Ok(((data, socket.object()).into_pyobject(py)?.into_any(), client_address))
-    }
-
-    /// Calls `get_request`: somebody else's, or ours on a socket that must be asked itself.
-    fn ask_for_request(&self, get_request: &Bound<'py, PyAny>) -> Result<Taken<'py>, Raised> {
-        let py = self.server.py();
-        match call(get_request, ()).and_then(|pair| unpack(&pair)) {
-            Ok((request, client_address)) => {
-                Ok(Taken::Arrival(Arrival { request, client_address, natively: false }))
-            }
-            Err(error) if error.is_instance_of::<PyOSError>(py) => {
-                let error = io_error(py, &error);
-                // Only want of room is known to last: any other errno may be a hook's own way to
-                // refuse one client.
-                Ok(Taken::Nothing(match AcceptFailure::of(&error) {
-                    AcceptFailure::Capacity => Progress::Failed(error),
-                    _ => Progress::Unknown,
-                }))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     fn verify_request(
         &self,
         request: &Bound<'py, PyAny>,
@@ -338,14 +280,40 @@ impl<'py> Hooks<'py> {
         })
     }
 
-    /// What `ThreadingMixIn.process_request_thread` does.
-    pub(super) fn process_in_thread(
+    /// What `process_request_greenlet` does, whoever has defined it.
+    pub(super) fn process_in_greenlet(
         &self,
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
+        match self.method(&self.defaults.process_request_greenlet)? {
+            Method::Own(_) => self.process_to_the_end(request, client_address),
+            Method::Other(process) => call(&process, (request, client_address)).map(drop),
+        }
+    }
+
+    /// What `process_request_thread` and `process_request_greenlet` do where nobody has overridden
+    /// them.
+    pub(super) fn process_to_the_end(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let finished = self.finish_request(request, client_address);
+        self.end_request(finished, request, client_address)
+    }
+
+    /// What is owed to a request that has been handled, or has raised.
+    // Not part of the frame of a handler that waits in a greenlet.
+    #[inline(never)]
+    fn end_request(
+        &self,
+        finished: PyResult<()>,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
         let py = self.server.py();
-        let handled = self.finish_request(request, client_address).or_else(|error| {
+        let handled = finished.or_else(|error| {
             let _handling = Handling::begin(py, &error);
             self.handle_error(error, request, client_address)
         });
@@ -391,6 +359,9 @@ impl<'py> Hooks<'py> {
                     return Ok(());
                 }
                 self.callable(&self.defaults.process_request)?
+            }
+            Method::Own(Owner::Greenlet) => {
+                return Engine::begin_request(&self.server, request, client_address);
             }
             Method::Own(_) => {
                 self.finish_request(request, client_address)?;
@@ -444,30 +415,5 @@ impl<'py> Hooks<'py> {
             }
             Method::Own(_) => Ok(()),
         }
-    }
-}
-
-/// What `request, client_address = pair` does.
-fn unpack<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let py = pair.py();
-    let tuple = match pair.cast::<PyTuple>() {
-        Ok(tuple) => tuple.clone(),
-        Err(_) if pair.try_iter().is_err() => {
-            let class = pair.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("cannot unpack non-iterable {class} object")));
-        }
-        Err(_) => {
-            let class = py.get_type::<PyTuple>();
-            call(class.as_any(), (pair,))?.cast_into::<PyTuple>()?
-        }
-    };
-    match tuple.len() {
-        2 => Ok((tuple.get_item(0)?, tuple.get_item(1)?)),
-        length if length > 2 => {
-            Err(PyValueError::new_err("too many values to unpack (expected 2)"))
-        }
-        length => Err(PyValueError::new_err(format!(
-            "not enough values to unpack (expected 2, got {length})"
-        ))),
     }
 }

@@ -35,14 +35,22 @@ where
     let call = std::hint::black_box(ffi::PyObject_Call as *const ());
     // SAFETY: the same signature, but for the unwinding.
     let call = unsafe { std::mem::transmute::<*const (), Call>(call) };
-    let guard = HangOnUnwind;
     // SAFETY: attached, `callable` and `args` live until after the call, `args` is a tuple. The
-    // result is a new reference, or null with an exception set. Nothing is on this frame that a
-    // forced unwind would have to drop before `guard` stops it.
-    let result = unsafe { call(callable.as_ptr(), args.as_ptr(), ptr::null_mut()) };
+    // result is a new reference, or null with an exception set.
+    unsafe {
+        let result = unless_unwound(|| call(callable.as_ptr(), args.as_ptr(), ptr::null_mut()));
+        Bound::from_owned_ptr_or_err(py, result)
+    }
+}
+
+/// Runs `run`, which calls Python; a thread whose stack is unwound in it hangs here instead.
+///
+/// Nothing may be on `run`'s own frame that a forced unwind would have to drop.
+pub(super) fn unless_unwound<T>(run: impl FnOnce() -> T) -> T {
+    let guard = HangOnUnwind;
+    let outcome = run();
     guard.disarm();
-    // SAFETY: as above.
-    unsafe { Bound::from_owned_ptr_or_err(py, result) }
+    outcome
 }
 
 /// Calls a method with positional arguments.

@@ -11,13 +11,16 @@ mod engine;
 mod error;
 mod exclusive;
 mod file;
+mod greenlet;
 mod hooks;
+mod intake;
 mod interpreter;
 mod program;
 mod reader;
 mod request;
 mod request_handle;
 mod socket;
+mod table;
 mod thread_state;
 mod threading;
 mod threads;
@@ -32,9 +35,11 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::engine::{Engine, start_request_thread, wait_readable};
+    use super::engine::{Engine, start_request_greenlet, start_request_thread, wait_readable};
     #[pymodule_export]
     use super::file::SocketFile;
+    #[pymodule_export]
+    use super::greenlet::check_greenlets;
     #[pymodule_export]
     use super::hooks::declare_defaults;
     #[pymodule_export]
@@ -46,7 +51,9 @@ mod _core {
     #[pymodule_export]
     use super::request_handle::RequestHandle;
     #[pymodule_export]
-    use super::socket::declare_accepted_socket;
+    use super::socket::{declare_accepted_socket, make_cooperative};
+    #[pymodule_export]
+    use super::table::{Parking, forget_descriptor, is_in_table, open_parking, sleep, wait_ready};
     #[pymodule_export]
     use super::threads::{forget_threads, retire_idle_threads, stop_caching_threads};
     #[pymodule_export]

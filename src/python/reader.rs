@@ -1,5 +1,7 @@
 //! The file that `StreamRequestHandler.rfile` is.
 
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::{PyOSError, PyTimeoutError, PyValueError};
@@ -7,10 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::buffer::{View, filled, optional_size, size};
-use super::connection::{Connection, Habit};
+use super::connection::{Connection, Habit, NotYet, Tried};
 use super::error::Raised;
 use super::exclusive::{Exclusive, Lent};
 use super::file::{CLOSED, SocketFile, makefile, native_size, unsupported};
+use super::table::{self, InTable};
 use crate::stream::ReadBuffer;
 use crate::sys::Room;
 
@@ -52,18 +55,47 @@ struct Reading<'a, 'py> {
     source: Source<'a, 'py>,
 }
 
-#[derive(Clone, Copy)]
 struct Source<'a, 'py> {
     connection: Connection<'a, 'py>,
     reader: &'a Reader,
+    /// Where the caller runs, if it waits by letting others run.
+    table: Option<InTable>,
+    /// What the last attempt has to wait for; its error says no more.
+    not_yet: Cell<Option<NotYet>>,
 }
 
 impl Source<'_, '_> {
-    fn receive(self, room: &mut Room<'_>) -> Result<Option<usize>, Raised> {
+    /// Receives into `room`, unless what is to be received has to be waited for in the table: that
+    /// is for [`retrying`](Self::retrying) to do, without the room.
+    fn receive(&self, room: &mut Room<'_>) -> Result<Option<usize>, Raised> {
         if self.reader.timed_out.load(Ordering::Relaxed) {
             return Err(PyOSError::new_err("cannot read from timed out object").into());
         }
-        let outcome = self.connection.receive(room, &self.reader.habit);
+        let habit = &self.reader.habit;
+        match &self.table {
+            Some(table) => match self.connection.try_receive(table, room, habit)? {
+                Tried::Received(received) => Ok(received),
+                Tried::NotYet(not_yet) => {
+                    self.not_yet.set(Some(not_yet));
+                    Err(io::Error::from(ErrorKind::WouldBlock).into())
+                }
+            },
+            None => self.note_timeout(self.connection.receive(room, habit)),
+        }
+    }
+
+    /// What `attempt` returns when nothing has to be waited for any more.
+    fn retrying<T>(&self, mut attempt: impl FnMut() -> Result<T, Raised>) -> Result<T, Raised> {
+        loop {
+            let outcome = out_of_line(&mut attempt);
+            let (Some(table), Some(not_yet)) = (&self.table, self.not_yet.take()) else {
+                return outcome;
+            };
+            self.note_timeout(self.connection.await_more(table, not_yet))?;
+        }
+    }
+
+    fn note_timeout<T>(&self, outcome: Result<T, Raised>) -> Result<T, Raised> {
         if let Err(Raised::Python(error)) = &outcome {
             if error.is_instance_of::<PyTimeoutError>(self.connection.0.py()) {
                 self.reader.timed_out.store(true, Ordering::Relaxed);
@@ -84,17 +116,40 @@ impl Reader {
         // Only now, for another thread may have closed it meanwhile.
         file.check_open(py, closed)?;
         let connection = Connection(file.socket(py));
-        Ok(Reading { buffer, source: Source { connection, reader } })
+        let (table, not_yet) = (table::current(), Cell::default());
+        let source = Source { connection, reader, table, not_yet };
+        Ok(Reading { buffer, source })
     }
 }
 
 impl<'py> Reading<'_, 'py> {
     fn line(&mut self, limit: Option<isize>) -> Result<Bound<'py, PyBytes>, Raised> {
-        let source = self.source;
+        let Self { buffer, source } = self;
         let limit = limit.and_then(|limit| usize::try_from(limit).ok());
         let deliver = |line: &[u8]| PyBytes::new(source.connection.0.py(), line);
-        self.buffer.read_line(limit, |room| source.receive(room), deliver)
+        source.retrying(|| buffer.read_line(limit, |room| source.receive(room), deliver))
     }
+}
+
+/// Calls `attempt`, whose frame shall not be part of the caller's: who waits in a greenlet takes its
+/// frames along.
+#[inline(never)]
+fn out_of_line<T>(attempt: &mut impl FnMut() -> T) -> T {
+    attempt()
+}
+
+/// Reads into `target` until it is full; what has been read by a call that fails is unread again.
+fn read_into(
+    buffer: &mut ReadBuffer,
+    target: &mut Room<'_>,
+    source: &Source<'_, '_>,
+    mut receive: impl FnMut(&mut Room<'_>) -> Result<Option<usize>, Raised>,
+) -> Result<Option<usize>, Raised> {
+    let outcome = source.retrying(|| buffer.read_on(target, &mut receive));
+    if outcome.is_err() {
+        buffer.put_back(target.filled());
+    }
+    outcome
 }
 
 #[pymethods]
@@ -113,8 +168,9 @@ impl Reader {
         }
         let Reading { mut buffer, source } = Self::reading(slf, "read of closed file")?;
         let Ok(size) = usize::try_from(size) else {
+            let deliver = |all: &[u8]| PyBytes::new(py, all);
             return Ok(
-                buffer.read_to_end(|room| source.receive(room), |all| PyBytes::new(py, all))?
+                source.retrying(|| buffer.read_to_end(|room| source.receive(room), deliver))?
             );
         };
         // Whole buffers come straight here, the rest by way of the buffer.
@@ -123,7 +179,7 @@ impl Reader {
             let length = left - if left > ahead { left % ahead } else { 0 };
             room.within(length, |room| source.receive(room))
         };
-        Ok(filled(py, size, |target| buffer.read(target, receive))?)
+        Ok(filled(py, size, |target| read_into(&mut buffer, target, &source, receive))?)
     }
 
     /// Bytes up to `size` that are here, or that the next receiving brings.
@@ -136,7 +192,7 @@ impl Reader {
         let Reading { mut buffer, source } = Self::reading(slf, "read of closed file")?;
         let size = usize::try_from(size).unwrap_or(slf.get().size);
         let bytes = if buffer.unread().is_empty() && size > 0 {
-            filled(py, size, |target| source.receive(target))?
+            filled(py, size, |target| source.retrying(|| source.receive(target)))?
         } else {
             let size = size.min(buffer.unread().len());
             filled(py, size, |target| Ok(Some(buffer.take(target))))?
@@ -150,7 +206,7 @@ impl Reader {
         let mut view = View::writable(buffer, "readinto()")?;
         let Reading { mut buffer, source } = Self::reading(slf, "readinto of closed file")?;
         let target = &mut Room::over(view.bytes_mut());
-        Ok(buffer.read(target, |room| source.receive(room))?)
+        Ok(read_into(&mut buffer, target, &source, |room| source.receive(room))?)
     }
 
     /// Reads into `buffer` what is here, or what the next receiving brings.
@@ -160,10 +216,13 @@ impl Reader {
         let Reading { mut buffer, source } = Self::reading(slf, "readinto of closed file")?;
         let target = &mut Room::over(view.bytes_mut());
         if buffer.unread().is_empty() && target.left() > slf.get().size {
-            return Ok(source.receive(target)?);
+            return Ok(source.retrying(|| source.receive(target))?);
         }
-        if target.left() > 0 && buffer.peek(|room| source.receive(room))?.is_none() {
-            return Ok(None);
+        if target.left() > 0 {
+            let peeked = source.retrying(|| buffer.peek(|room| source.receive(room)))?;
+            if peeked.is_none() {
+                return Ok(None);
+            }
         }
         Ok(Some(buffer.take(target)))
     }
@@ -215,7 +274,7 @@ impl Reader {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let _ = size;
         let Reading { mut buffer, source } = Self::reading(slf, "peek of closed file")?;
-        buffer.peek(|room| source.receive(room))?;
+        source.retrying(|| buffer.peek(|room| source.receive(room)))?;
         Ok(PyBytes::new(slf.py(), buffer.unread()))
     }
 

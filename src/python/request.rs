@@ -13,7 +13,9 @@ use super::connection::{Connection, Habit};
 use super::error::Raised;
 use super::interpreter::{call, call_method};
 use super::socket;
+use super::table;
 use crate::sys::Room;
+use crate::wait::Direction;
 
 /// Makes a method of `function`: as an attribute of a class it is given the object first, which
 /// functions of an extension module are not by themselves.
@@ -40,6 +42,7 @@ pub(super) fn recv<'py>(
     flags: i32,
 ) -> PyResult<Bound<'py, PyAny>> {
     if flags != 0 {
+        await_in_table(socket, Direction::Readable)?;
         return socket::inherited(socket.py(), "recv")
             .and_then(|recv| call(&recv, (socket, bufsize, flags)));
     }
@@ -61,6 +64,7 @@ pub(super) fn recv_into<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
     if flags != 0 {
+        await_in_table(socket, Direction::Readable)?;
         return socket::inherited(py, "recv_into")
             .and_then(|recv_into| call(&recv_into, (socket, buffer, nbytes, flags)));
     }
@@ -88,7 +92,11 @@ pub(super) fn send<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
     if flags != 0 {
-        return socket::inherited(py, "send").and_then(|send| call(&send, (socket, data, flags)));
+        let send = socket::inherited(py, "send")?;
+        if !await_in_table(socket, Direction::Writable)? {
+            return call(&send, (socket, data, flags));
+        }
+        return call(&send, (socket, data, flags | libc::MSG_DONTWAIT));
     }
     let view = View::of(data)?;
     let length = Connection(socket).send(view.bytes())?.ok_or_else(would_block)?;
@@ -103,11 +111,19 @@ pub(super) fn sendall<'py>(
     data: &Bound<'py, PyAny>,
     flags: i32,
 ) -> PyResult<()> {
+    let view = View::of(data)?;
+    if flags != 0 && table::is_current() {
+        let (py, mut sent) = (socket.py(), 0);
+        while sent < view.bytes().len() {
+            let rest = PyBytes::new(py, &view.bytes()[sent..]);
+            sent += send(socket, rest.as_any(), flags)?.extract::<usize>()?;
+        }
+        return Ok(());
+    }
     if flags != 0 {
         let sendall = socket::inherited(socket.py(), "sendall")?;
         return call(&sendall, (socket, data, flags)).map(drop);
     }
-    let view = View::of(data)?;
     if Connection(socket).send_all(view.bytes())? { Ok(()) } else { Err(would_block().into()) }
 }
 
@@ -131,6 +147,15 @@ pub(super) fn write_all(writer: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyRe
     let view = View::of(b)?;
     let bytes = view.bytes();
     if Connection(&socket).send_all(bytes)? { Ok(bytes.len()) } else { Err(would_block().into()) }
+}
+
+/// In a table, lets other requests run until `socket` is what `direction` says or its timeout is
+/// over; says whether it is.
+fn await_in_table(socket: &Bound<'_, PyAny>, direction: Direction) -> PyResult<bool> {
+    match table::current() {
+        Some(table) => Ok(Connection(socket).await_ready(&table, direction)?),
+        None => Ok(false),
+    }
 }
 
 fn would_block() -> Raised {

@@ -14,8 +14,9 @@ use socket2::{SockRef, Socket};
 use super::address;
 use super::error::Raised;
 use super::interpreter::call;
+use super::table;
 use crate::address::Address;
-use crate::datagram;
+use crate::batch::Batch;
 use crate::listener;
 
 /// A server's own socket, where the core may take requests from it without asking it.
@@ -113,19 +114,24 @@ impl<'py> NativeSocket<'py> {
         Ok((request, address))
     }
 
-    /// Receives one datagram without waiting, by way of `buffer`: its bytes and the sender's
-    /// address, `None` where there is none.
-    pub(super) fn receive(
+    /// Receives datagrams without waiting, unless some are left in `batch`.
+    pub(super) fn receive(&self, batch: &mut Batch) -> Result<(), Raised> {
+        Ok(batch.fill(self.fd()?, batch.capacity())?)
+    }
+
+    /// Takes the first datagram from `batch`: its bytes and the sender's address, `None` where there
+    /// is none.
+    pub(super) fn pop(
         &self,
-        buffer: &mut [u8],
-    ) -> Result<(Bound<'py, PyBytes>, Bound<'py, PyAny>), Raised> {
+        batch: &mut Batch,
+    ) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyAny>)>> {
         let py = self.object.py();
-        let (length, _, peer) = datagram::receive_into(self.fd()?, buffer)?;
+        let Some((data, _, peer)) = batch.pop_in_place() else { return Ok(None) };
         let address = match peer {
             Some(peer) => self.addresses.borrow_mut().write(py, &peer)?,
             None => py.None().into_bound(py),
         };
-        Ok((PyBytes::new(py, &buffer[..length]), address))
+        Ok(Some((PyBytes::new(py, data), address)))
     }
 
     /// A `socket.socket` over an accepted descriptor, which is closed if that fails.
@@ -138,6 +144,7 @@ impl<'py> NativeSocket<'py> {
         object.setattr(intern!(py, "_io_refs"), 0)?;
         object.setattr(intern!(py, "_closed"), false)?;
         let fd = socket.as_raw_fd();
+        table::forget_former(fd);
         call(natives.init.bind(py), (&object, self.family, self.kind, self.proto, fd))?;
         // It belongs to the object now.
         let _ = socket.into_raw_fd();
@@ -181,6 +188,20 @@ impl Natives {
     }
 }
 
+/// Has a request's own methods let other requests run where they wait, if it is exactly a
+/// `socket.socket`: then it becomes what this package's servers accept.
+#[pyfunction]
+pub(super) fn make_cooperative(request: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = request.py();
+    if request.get_type().is(socket_class(py)?) {
+        let class = ACCEPTED.get(py).expect("the package declares it");
+        request.setattr(intern!(py, "__class__"), class)?;
+        let fd = request.call_method0(intern!(py, "fileno"))?.extract::<RawFd>()?;
+        table::forget_former(fd);
+    }
+    Ok(())
+}
+
 /// A method of the class that `socket.socket` extends.
 pub(super) fn inherited<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     Natives::get(py)?.class.bind(py).getattr(name)
@@ -191,6 +212,10 @@ pub(super) fn close(socket: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = socket.py();
     socket.setattr(intern!(py, "_closed"), true)?;
     if socket.getattr(intern!(py, "_io_refs"))?.extract::<isize>()? <= 0 {
+        if table::is_driven_here() {
+            let fd = socket.call_method0(intern!(py, "fileno"))?.extract::<RawFd>()?;
+            table::forget_closing(fd);
+        }
         call(Natives::get(py)?.close.bind(py), (socket,))?;
     }
     Ok(())

@@ -258,7 +258,7 @@ impl Process {
         match self {
             Self::Own(server) => {
                 let (request, client_address) = (request.bind(py), client_address.bind(py));
-                Hooks::new(server.bind(py)).process_in_thread(request, client_address)
+                Hooks::new(server.bind(py)).process_to_the_end(request, client_address)
             }
             Self::Other(process) => call(process.bind(py), (request, client_address)).map(drop),
         }

@@ -8,6 +8,7 @@ use super::buffer::{View, optional_size};
 use super::connection::Connection;
 use super::exclusive::{Exclusive, Lent};
 use super::file::{CLOSED, SocketFile, keep_exception, makefile, native_size, unsupported};
+use super::table;
 use crate::stream::WriteBuffer;
 
 /// Writes to a plain socket as `io.BufferedWriter` over `socket.SocketIO` does.
@@ -165,8 +166,13 @@ impl Drop for Writer {
         Python::attach(|py| {
             keep_exception(py, || {
                 let connection = Connection(socket.bind(py));
-                // What cannot be sent for a file that nobody holds is lost.
-                let _ = buffer.flush(|data| connection.send(data));
+                // What cannot be sent for a file that nobody holds is lost. Nothing may be switched to
+                // while an object is freed.
+                let _ = if table::is_current() {
+                    buffer.flush(|data| connection.try_send(data))
+                } else {
+                    buffer.flush(|data| connection.send(data))
+                };
             });
         });
     }

@@ -5,6 +5,7 @@
 //! - [`receive`], [`send`]: one call on a connected descriptor, which may block or not ([`Flow`]);
 //! - [`SignalMask`], [`default_stack_size`], [`exit`]: what Python's threads are like here;
 //! - [`receive_from`]: take a datagram without waiting;
+//! - [`Slots`], [`send_messages`]: several datagrams by one call, or one by one where there is none;
 //! - [`PEER_ERRNOS`], [`CAPACITY_ERRNOS`]: how `accept` fails here;
 //! - [`is_listening`], [`dropped_packets`]: what the kernel knows of a socket;
 //! - [`generation`], [`fork`], [`exit_now`], [`Child`]: processes, where the platform has `fork`.
@@ -14,10 +15,14 @@
 
 #[cfg(unix)]
 mod child;
+mod messages;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod mmsg;
 mod room;
 #[cfg(unix)]
 mod unix;
 
+pub(crate) use messages::{Slots, send_messages};
 pub use room::Room;
 
 #[cfg(unix)]

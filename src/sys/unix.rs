@@ -249,6 +249,15 @@ pub(crate) fn exit(status: i32) -> ! {
     unsafe { libc::exit(status) }
 }
 
+/// The calling thread's number, which Python calls its `ident`.
+#[cfg(feature = "python")]
+pub(crate) fn thread_number() -> u64 {
+    // SAFETY: it takes no argument and cannot fail.
+    let thread = unsafe { libc::pthread_self() };
+    #[allow(clippy::useless_conversion, reason = "a pointer on some platforms")]
+    (thread as u64)
+}
+
 /// The signals that a thread does not receive; those that it starts begin with the same.
 #[cfg(feature = "python")]
 #[derive(Clone, Copy)]

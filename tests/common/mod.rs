@@ -157,6 +157,10 @@ impl<D: Dispatch> Dispatch for Counting<D> {
         self.inner.dispatch(task)
     }
 
+    fn is_inline(&self) -> bool {
+        self.inner.is_inline()
+    }
+
     fn limit(&self) -> Option<usize> {
         self.inner.limit()
     }

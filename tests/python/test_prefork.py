@@ -360,13 +360,14 @@ def end_with_daemons(ss: Variant, lines: tuple[bytes, ...]) -> None:
         program.end()
 
 
-def test_daemon_threads_let_the_program_end_quietly(ss: Variant) -> None:
+def test_daemon_threads_let_the_program_end_quietly(ours: Variant) -> None:
+    # Not so the reference: daemon threads of CPython 3.10 crash it now and then as it ends.
     read, write, spin, done = b"read\n", b"write\n", b"spin\n", b"done\n"
     # The last to arrive makes the loop's thread want the interpreter while it ends.
     scenes = [(read,), (write,), (spin,), (done,), (read, write, spin, done)]
-    times = 1 if ss.is_reference or ss.pass_through else 40
+    times = 1 if ours.pass_through else 40
     with ThreadPoolExecutor(2) as pool:
-        for end in [pool.submit(end_with_daemons, ss, lines) for lines in scenes * times]:
+        for end in [pool.submit(end_with_daemons, ours, lines) for lines in scenes * times]:
             end.result()
 
 

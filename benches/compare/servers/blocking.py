@@ -1,7 +1,8 @@
 """The services on a module with the interface of `socketserver`: `blocking.py MODULE ...`.
 
-With `MODULE+nodelay` the handlers have the kernel send small writes at once. For the other
-arguments and what is owed to the caller see `contenders.py`.
+With `MODULE+nodelay` the handlers have the kernel send small writes at once; with
+`MODULE+greenlets` requests that would run in threads run in greenlets. For the other arguments and
+what is owed to the caller see `contenders.py`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any
 
 from common import BACKLOG, DOWNLOAD, MIB, RECEIVED, announce, make_page_handler, parse
 
-PREFIXES = {"inline": "", "threads": "Threading", "fork": "Forking"}
+PREFIXES = {"inline": "", "threads": "Threading", "fork": "Forking", "greenlets": "Greenlet"}
 
 
 def main(module_name: str, service: str, dispatch: str, address: str) -> None:
     """Serve until SIGTERM."""
-    module_name, nodelay, _ = module_name.partition("+nodelay")
+    module_name, _, option = module_name.partition("+")
+    if option == "greenlets":
+        dispatch = option
     module = importlib.import_module(module_name)
     bind = parse(address)
     server_class: Any
@@ -32,7 +35,7 @@ def main(module_name: str, service: str, dispatch: str, address: str) -> None:
         base = "UDPServer" if service == "datagram" else tcp_or_unix
         server_class = getattr(module, PREFIXES[dispatch] + base)
         handler = make_handlers(module)[service]
-    if nodelay:
+    if option == "nodelay":
         handler.disable_nagle_algorithm = True
     server_class.request_queue_size = BACKLOG
     with server_class(bind, handler) as server:
@@ -79,7 +82,11 @@ def make_http(module: Any, dispatch: str) -> tuple[Any, Any]:
     if hasattr(module, "install"):
         module.install()
     server = importlib.import_module("http.server")
-    server_class = server.ThreadingHTTPServer if dispatch == "threads" else server.HTTPServer
+    server_class = server.HTTPServer
+    if dispatch == "threads":
+        server_class = server.ThreadingHTTPServer
+    elif dispatch == "greenlets":
+        server_class = type("Server", (module.GreenletMixIn, server.HTTPServer), {})
     if not issubclass(server_class, module.TCPServer):
         raise RuntimeError(f"http.server does not run on {module.__name__}")
     return server_class, make_page_handler(server)

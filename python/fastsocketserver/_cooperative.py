@@ -1,0 +1,108 @@
+"""What a handler may call that has to wait: it lets the other requests of a `GreenletMixIn` run.
+
+Everywhere else, in threads, children, and where requests are handled one at a time, they wait as
+anything does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+
+from . import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import ThreadPoolExecutor
+    from typing import ParamSpec, TypeVar
+
+    Parameters = ParamSpec("Parameters")
+    Result = TypeVar("Result")
+
+_lock = threading.Lock()
+_greenlet_servers = 0
+"""How many servers handle requests in greenlets just now."""
+
+_pool: ThreadPoolExecutor | None = None
+"""Runs what blocks; made when first needed, and anew in a forked child."""
+
+
+@contextlib.contextmanager
+def cooperating() -> Iterator[None]:
+    """Have TLS of requests in greenlets wait as they do, for the length of a `with` block."""
+    global _greenlet_servers
+    with _lock:
+        _greenlet_servers += 1
+    tls = None
+    if "ssl" in sys.modules:
+        from . import _tls as tls
+
+        tls.begin()
+    try:
+        yield
+    finally:
+        with _lock:
+            _greenlet_servers -= 1
+            if tls is not None and not _greenlet_servers:
+                tls.end()
+
+
+def sleep(seconds: float) -> None:
+    """Wait for `seconds`, as `time.sleep()` does, and let other requests run meanwhile.
+
+    Raises:
+        ValueError: `seconds` is below zero.
+    """
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    if not _core.sleep(seconds):
+        import time
+
+        time.sleep(seconds)
+
+
+def to_thread(
+    function: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Result:
+    """Return `function(*args, **kwargs)`, called so that it does not keep other requests waiting.
+
+    From a request in a greenlet it is called in one of a few threads, with a copy of the caller's
+    context variables; from anywhere else it is called directly. What it raises is raised here.
+    """
+    parking = _core.open_parking()
+    if parking is None:
+        return function(*args, **kwargs)
+    import contextvars
+
+    context = contextvars.copy_context()
+    future = _find_pool().submit(context.run, function, *args, **kwargs)
+    future.add_done_callback(lambda _: parking.leave())
+    try:
+        parking.wait()
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()
+
+
+def _find_pool() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        import os
+        from concurrent.futures import ThreadPoolExecutor
+
+        # As many as asyncio's, for the same use.
+        _pool = ThreadPoolExecutor(
+            min(32, (os.cpu_count() or 1) + 4), thread_name_prefix="fastsocketserver to_thread"
+        )
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_forget_pool)
+    return _pool
+
+
+def _forget_pool() -> None:
+    """A forked child has none of the threads."""
+    global _pool
+    _pool = None
