@@ -71,6 +71,10 @@ def _is_plain_stream(workload: Workload) -> bool:
     return _is_plain(workload) and workload.service != "datagram"
 
 
+def _is_datagram(workload: Workload) -> bool:
+    return workload.service == "datagram"
+
+
 def _is_threads(workload: Workload) -> bool:
     """What a server with greenlets does in place of one with threads."""
     return _is_http(workload) or (workload.dispatch == "threads" and _is_plain_stream(workload))
@@ -105,5 +109,10 @@ RUST_CONTENDERS = (
     Contender("tokio", (str(BUILT / "tokio_tasks"),)),
     Contender("mio", (str(BUILT / "echo"),)),
     Contender("fastsocketserver", (str(BUILT / "subject"),)),
+    Contender(
+        "fastsocketserver+batches",
+        (str(BUILT / "subject"), "--batch-size", "16"),
+        takes=_is_datagram,
+    ),
 )
 """Servers in Rust; the first is what the others are compared with."""

@@ -1,7 +1,7 @@
 //! The services of the benchmark on this project's crate.
 //!
 //! ```text
-//! subject SERVICE DISPATCH ADDRESS
+//! subject [--batch-size N] SERVICE DISPATCH ADDRESS
 //! ```
 //!
 //! What is owed to the caller is said in `compare/contenders.py`, what the services are in
@@ -17,14 +17,24 @@ use signal_hook::consts::SIGTERM;
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [service, dispatch, address] = &arguments[..] else {
-        return Err(io::Error::other("usage: subject SERVICE DISPATCH ADDRESS"));
+    let (batch_size, arguments) = match &arguments[..] {
+        [option, size, arguments @ ..] if option == "--batch-size" => {
+            (size.parse().map_err(io::Error::other)?, arguments)
+        }
+        arguments => (1, arguments),
+    };
+    let [service, dispatch, address] = arguments else {
+        let usage = "usage: subject [--batch-size N] SERVICE DISPATCH ADDRESS";
+        return Err(io::Error::other(usage));
     };
     signal_hook::flag::register_conditional_shutdown(SIGTERM, 0, Arc::new(AtomicBool::new(true)))?;
     match &service[..] {
         "line" => serve(Server::builder(answer_line), dispatch, address, false),
         "lines" => serve(Server::builder(answer_lines), dispatch, address, false),
-        "datagram" => serve(Server::builder(answer_datagram), dispatch, address, true),
+        "datagram" => {
+            let builder = Server::builder(answer_datagram).batch_size(batch_size);
+            serve(builder, dispatch, address, true)
+        }
         _ => Err(io::Error::other("no such service")),
     }
 }
