@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import ThreadPoolExecutor
-    from typing import ParamSpec, TypeVar
+    from typing import Any, ParamSpec, TypeVar
 
     Parameters = ParamSpec("Parameters")
     Result = TypeVar("Result")
@@ -35,16 +35,16 @@ def cooperating() -> Iterator[None]:
     global _greenlet_servers
     with _lock:
         _greenlet_servers += 1
-    tls = None
-    if "ssl" in sys.modules:
-        from . import _tls as tls
+        if "ssl" in sys.modules:
+            from . import _tls
 
-        tls.begin()
+            _tls.begin()
     try:
         yield
     finally:
         with _lock:
             _greenlet_servers -= 1
+            tls: Any = sys.modules.get(f"{__package__}._tls")
             if tls is not None and not _greenlet_servers:
                 tls.end()
 
@@ -76,8 +76,10 @@ def to_thread(
         return function(*args, **kwargs)
     import contextvars
 
-    context = contextvars.copy_context()
-    future = _find_pool().submit(context.run, function, *args, **kwargs)
+    def call() -> Result:
+        return function(*args, **kwargs)
+
+    future = _find_pool().submit(contextvars.copy_context().run, call)
     future.add_done_callback(lambda _: parking.leave())
     try:
         parking.wait()

@@ -8,8 +8,8 @@ import threading
 
 from . import _core
 from ._cooperative import cooperating
-from ._stalls import watch_stalls
 from ._servers import TCPServer, UDPServer
+from ._stalls import watch_stalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class GreenletMixIn(_Server):
         engine = self._find_engine()
         engine.enter_table()
         try:
-            with cooperating(), watch_stalls(self, self.stall_threshold):
+            with cooperating():
                 super().serve_forever(poll_interval)
                 engine.finish_requests(self.__ends_requests())
         except BaseException:
@@ -252,6 +252,12 @@ class GreenletMixIn(_Server):
             raise
         finally:
             engine.leave_table()
+
+    def _run_loop(self, poll_interval: float | None) -> None:
+        with watch_stalls(self, self.stall_threshold):
+            super()._run_loop(poll_interval)
+            if self.__ends_requests():
+                self._find_engine().finish_requests(True)
 
     def handle_request(self) -> Any:
         """Wait for one request and handle it to its end.
