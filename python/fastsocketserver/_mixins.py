@@ -7,9 +7,7 @@ import socket
 import threading
 
 from . import _core
-from ._cooperative import cooperating
 from ._servers import TCPServer, UDPServer
-from ._stalls import watch_stalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -240,10 +238,12 @@ class GreenletMixIn(_Server):
         An exception that a handler raises, `KeyboardInterrupt` or `SystemExit`, leaves at once; the
         other requests are ended then, or on the main thread by `server_close()`.
         """
+        from ._greenlets import waiting_tls
+
         engine = self._find_engine()
         engine.enter_table()
         try:
-            with cooperating():
+            with waiting_tls():
                 super().serve_forever(poll_interval)
                 engine.finish_requests(self.__ends_requests())
         except BaseException:
@@ -254,6 +254,8 @@ class GreenletMixIn(_Server):
             engine.leave_table()
 
     def _run_loop(self, poll_interval: float | None) -> None:
+        from ._stalls import watch_stalls
+
         with watch_stalls(self, self.stall_threshold):
             super()._run_loop(poll_interval)
             if self.__ends_requests():
@@ -264,7 +266,9 @@ class GreenletMixIn(_Server):
 
         Other requests that have begun go on meanwhile.
         """
-        with cooperating():
+        from ._greenlets import waiting_tls
+
+        with waiting_tls():
             return super().handle_request()
 
     def process_request_greenlet(self, request: RequestType, client_address: AddressType) -> None:
