@@ -89,9 +89,7 @@ class AcceptedSocket(socket.socket):
     @_in_greenlets
     def sendto(self, data: Any, flags_or_address: Any, *address: Any) -> int:
         if address:
-            return self.__send(
-                socket.socket.sendto, data, flags_or_address | _DONTWAIT, *address
-            )
+            return self.__send(socket.socket.sendto, data, flags_or_address | _DONTWAIT, *address)
         return self.__send(socket.socket.sendto, data, _DONTWAIT, flags_or_address)
 
     def __send(self, send: Callable[..., int], *args: Any) -> int:

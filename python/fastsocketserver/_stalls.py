@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ._base import BaseServer
 
-_watches: "set[_Watch]" = set()
+_watches: set[_Watch] = set()
 """Those whose threads run."""
 
 
