@@ -2,7 +2,7 @@
 //! other threads run.
 #![allow(unsafe_code)]
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyBlockingIOError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -42,9 +42,10 @@ pub(super) fn recv<'py>(
     flags: i32,
 ) -> PyResult<Bound<'py, PyAny>> {
     if flags != 0 {
-        await_in_table(socket, Direction::Readable)?;
-        return socket::inherited(socket.py(), "recv")
-            .and_then(|recv| call(&recv, (socket, bufsize, flags)));
+        let recv = socket::inherited(socket.py(), "recv")?;
+        return with_flags(socket, Direction::Readable, flags, |flags| {
+            call(&recv, (socket, bufsize, flags))
+        });
     }
     let size = usize::try_from(bufsize)
         .map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
@@ -64,9 +65,10 @@ pub(super) fn recv_into<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
     if flags != 0 {
-        await_in_table(socket, Direction::Readable)?;
-        return socket::inherited(py, "recv_into")
-            .and_then(|recv_into| call(&recv_into, (socket, buffer, nbytes, flags)));
+        let recv_into = socket::inherited(py, "recv_into")?;
+        return with_flags(socket, Direction::Readable, flags, |flags| {
+            call(&recv_into, (socket, buffer, nbytes, flags))
+        });
     }
     let mut view = View::writable(buffer, "recv_into()")?;
     let target = view.bytes_mut();
@@ -93,10 +95,9 @@ pub(super) fn send<'py>(
     let py = socket.py();
     if flags != 0 {
         let send = socket::inherited(py, "send")?;
-        if !await_in_table(socket, Direction::Writable)? {
-            return call(&send, (socket, data, flags));
-        }
-        return call(&send, (socket, data, flags | libc::MSG_DONTWAIT));
+        return with_flags(socket, Direction::Writable, flags, |flags| {
+            call(&send, (socket, data, flags))
+        });
     }
     let view = View::of(data)?;
     let length = Connection(socket).send(view.bytes())?.ok_or_else(would_block)?;
@@ -149,13 +150,27 @@ pub(super) fn write_all(writer: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyRe
     if Connection(&socket).send_all(bytes)? { Ok(bytes.len()) } else { Err(would_block().into()) }
 }
 
-/// In a table, lets other requests run until `socket` is what `direction` says or its timeout is
-/// over; says whether it is.
-fn await_in_table(socket: &Bound<'_, PyAny>, direction: Direction) -> PyResult<bool> {
-    match table::current() {
-        Some(table) => Ok(Connection(socket).await_ready(&table, direction)?),
-        None => Ok(false),
+/// Calls an inherited method with `flags`. In a table, other requests run until `socket` is what
+/// `direction` says, unless the caller will not wait.
+fn with_flags<'py>(
+    socket: &Bound<'py, PyAny>,
+    direction: Direction,
+    flags: i32,
+    method: impl Fn(i32) -> PyResult<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let may_wait = flags & libc::MSG_DONTWAIT == 0;
+    let Some(table) = table::current().filter(|_| may_wait) else { return method(flags) };
+    // It would end at the first part of what it is to wait for.
+    let is_whole = flags & libc::MSG_WAITALL != 0;
+    let tried = if is_whole { flags } else { flags | libc::MSG_DONTWAIT };
+    while Connection(socket).await_ready(&table, direction)? {
+        match method(tried) {
+            // Another has been faster.
+            Err(error) if error.is_instance_of::<PyBlockingIOError>(socket.py()) => {}
+            outcome => return outcome,
+        }
     }
+    method(flags)
 }
 
 fn would_block() -> Raised {
