@@ -149,6 +149,15 @@ pub(super) fn is_current() -> bool {
     })
 }
 
+/// The request that the caller belongs to, if it runs in one's greenlet.
+pub(super) fn place() -> Option<Place> {
+    CURRENT.with_borrow(|current| {
+        let (table, request) = current.as_ref()?;
+        let is_own = table.generation == sys::generation();
+        is_own.then(|| Place { table: Arc::as_ptr(table).addr(), request: *request })
+    })
+}
+
 /// Whether this thread drives a table.
 pub(super) fn is_driven_here() -> bool {
     DRIVEN.with_borrow(|driven| !driven.is_empty())
@@ -637,6 +646,13 @@ impl Drop for Driving {
         drop(state);
         drop(hub);
     }
+}
+
+/// Tells one request from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    table: usize,
+    request: RequestId,
 }
 
 /// A request's greenlet, which waits by letting the others run.
