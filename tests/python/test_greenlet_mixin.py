@@ -1,0 +1,538 @@
+"""Requests that share one thread: how they wait, what is their own, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import errno
+import gc
+import os
+import select
+import socket
+import sys
+import tempfile
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import greenlet
+import pytest
+from conftest import DEADLINE, serving, wait_until
+from peers import reset
+from probes import LOOPBACK, Call, ask, ask_nothing, client_of, connect, echo_handler, read_all
+from program import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from variants import Variant
+
+    Act = Callable[[Any], Any]
+
+LARGE = bytes(range(256)) * (1 << 16)
+"""More than the buffers of a connection take."""
+
+
+def greenlet_server(ours: Variant, *acts: Act, **attributes: Any) -> Any:
+    """Return a server whose requests call one of `acts` with their handler, the last for good.
+
+    What goes to `handle_error()` is in its `errors`.
+    """
+    left = list(acts)
+
+    def handle(handler: Any) -> None:
+        act = left.pop(0) if len(left) > 1 else left[0]
+        act(handler)
+
+    def handle_error(server: Any, request: Any, client_address: Any) -> None:
+        server.errors.append(sys.exc_info()[1])
+
+    handler = attributes.pop("handler", "StreamRequestHandler")
+    handler_class = type("Handler", (getattr(ours, handler),), {"handle": handle})
+    attributes = {"handle_error": handle_error, **attributes}
+    server = type("Server", (ours.GreenletTCPServer,), attributes)(LOOPBACK, handler_class)
+    server.errors = []
+    return server
+
+
+@contextlib.contextmanager
+def served(ours: Variant, *acts: Act, **attributes: Any) -> Iterator[Any]:
+    """Run the server that `greenlet_server()` returns; none of its requests may fail."""
+    server = greenlet_server(ours, *acts, **attributes)
+    with serving(server):
+        yield server
+    assert server.errors == []
+
+
+class Waiting:
+    """An act that notes when its call begins, and what it returns."""
+
+    def __init__(self, call: Act) -> None:
+        self.notes: list[Any] = []
+        self._call = call
+
+    def __call__(self, handler: Any) -> None:
+        self.notes.append("begun")
+        self.notes.append(self._call(handler))
+
+    def tell(self, handler: Any) -> None:
+        """Answer, in another request, what has been noted."""
+        handler.request.sendall(repr(self.notes).encode())
+
+    def assert_waits(self, server: Any) -> None:
+        """Assert that another request is answered while the call has begun and not returned."""
+        assert ask_nothing(server.server_address) == b"['begun']"
+
+
+def say(data: bytes) -> Act:
+    """Return an act that sends `data`."""
+    return lambda handler: handler.wfile.write(data)
+
+
+def echo(handler: Any) -> None:
+    """Answer one line with the same line in capitals."""
+    handler.wfile.write(handler.rfile.readline().upper())
+
+
+@contextlib.contextmanager
+def file_of(data: bytes) -> Iterator[Any]:
+    """Give a file that contains `data`."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        yield file
+
+
+# --- waits -----------------------------------------------------------------------------------
+
+
+def filled(call: Callable[[Any], Any]) -> bytes:
+    """Return what `call` puts into a buffer."""
+    buffer = bytearray(3)
+    call(buffer)
+    return bytes(buffer)
+
+
+RECEIVING: dict[str, Act] = {
+    "rfile.readline": lambda h: h.rfile.readline(),
+    "rfile.readlines": lambda h: h.rfile.readlines(1)[0],
+    "rfile.read": lambda h: h.rfile.read(3),
+    "rfile.read1": lambda h: h.rfile.read1(100),
+    "rfile.readinto": lambda h: filled(h.rfile.readinto),
+    "rfile.readinto1": lambda h: filled(h.rfile.readinto1),
+    "rfile.peek": lambda h: h.rfile.peek(3),
+    "rfile.__next__": lambda h: next(h.rfile),
+    "recv": lambda h: h.request.recv(100),
+    "recv-large": lambda h: h.request.recv(1 << 20),
+    "recv-peek": lambda h: h.request.recv(100, socket.MSG_PEEK),
+    "recv_into": lambda h: filled(h.request.recv_into),
+    "recv_into-peek": lambda h: filled(lambda b: h.request.recv_into(b, 3, socket.MSG_PEEK)),
+    "recvfrom": lambda h: h.request.recvfrom(100)[0],
+    "recvfrom_into": lambda h: filled(h.request.recvfrom_into),
+    "recvmsg": lambda h: h.request.recvmsg(100)[0],
+    "recvmsg_into": lambda h: filled(lambda b: h.request.recvmsg_into([b])),
+    "makefile": lambda h: h.request.makefile("rb").readline(),
+    "makefile-raw": lambda h: h.request.makefile("rb", 0).readline(),
+    "makefile-text": lambda h: h.request.makefile().readline().encode(),
+}
+
+
+@pytest.mark.parametrize("timeout", [None, DEADLINE], ids=["no-timeout", "timeout"])
+@pytest.mark.parametrize("name", RECEIVING)
+def test_receiving_lets_others_run(ours: Variant, name: str, timeout: float | None) -> None:
+    def receive(handler: Any) -> Any:
+        handler.request.settimeout(timeout)
+        return RECEIVING[name](handler)
+
+    waiting = Waiting(receive)
+    with served(ours, waiting, waiting.tell) as server, client_of(server) as client:
+        waiting.assert_waits(server)
+        client.sendall(b"go\n")
+        assert read_all(client) == b""
+    assert waiting.notes == ["begun", b"go\n"]
+
+
+def send_on(send: Callable[[Any], int]) -> None:
+    """Send all of `LARGE` by a call that says how much of it has been sent."""
+    rest = memoryview(LARGE)
+    while rest:
+        rest = rest[send(rest) :]
+
+
+def send_file(handler: Any) -> None:
+    with file_of(LARGE) as file:
+        assert handler.request.sendfile(file) == len(LARGE)
+
+
+def write_buffered(handler: Any) -> None:
+    with handler.request.makefile("wb") as file:
+        file.write(LARGE)
+
+
+SENDING: dict[str, Act] = {
+    "wfile.write": lambda h: h.wfile.write(LARGE),
+    "sendall": lambda h: h.request.sendall(LARGE),
+    "sendall-flags": lambda h: h.request.sendall(LARGE, socket.MSG_NOSIGNAL),
+    "send": lambda h: send_on(h.request.send),
+    "send-flags": lambda h: send_on(lambda rest: h.request.send(rest, socket.MSG_NOSIGNAL)),
+    "sendto": lambda h: send_on(lambda rest: h.request.sendto(rest, h.client_address)),
+    "sendmsg": lambda h: send_on(lambda rest: h.request.sendmsg([rest])),
+    "sendfile": send_file,
+    "makefile": write_buffered,
+}
+
+
+@pytest.mark.parametrize("timeout", [None, DEADLINE], ids=["no-timeout", "timeout"])
+@pytest.mark.parametrize("name", SENDING)
+def test_sending_lets_others_run(ours: Variant, name: str, timeout: float | None) -> None:
+    def send(handler: Any) -> None:
+        handler.request.settimeout(timeout)
+        SENDING[name](handler)
+
+    waiting = Waiting(send)
+    with served(ours, waiting, waiting.tell) as server, client_of(server) as client:
+        waiting.assert_waits(server)
+        assert read_all(client) == LARGE
+
+
+def test_a_buffered_wfile_lets_others_run(ours: Variant) -> None:
+    waiting = Waiting(lambda handler: handler.wfile.write(LARGE) and handler.wfile.flush())
+    with served(ours, waiting, waiting.tell) as server:
+        server.RequestHandlerClass.wbufsize = -1
+        with client_of(server) as client:
+            waiting.assert_waits(server)
+            assert read_all(client) == LARGE
+
+
+def serving_request(ours: Variant, request: socket.socket, *acts: Act) -> Any:
+    """Run a server whose first request is `request` itself, whoever connects."""
+    first = [request]
+
+    def get_request(server: Any) -> Any:
+        accepted, address = server.socket.accept()
+        if first:
+            accepted.close()
+            accepted = first.pop()
+        return accepted, address
+
+    return served(ours, *acts, get_request=get_request)
+
+
+def test_accept_lets_others_run(ours: Variant) -> None:
+    listener = socket.create_server(LOOPBACK)
+
+    def accept(handler: Any) -> bytes:
+        accepted, address = handler.request.accept()
+        with accepted:
+            accepted.sendall(b"hello\n")
+            assert address == accepted.getpeername()
+            return accepted.recv(100)  # type: ignore[no-any-return]
+
+    waiting = Waiting(accept)
+    with serving_request(ours, listener, waiting, waiting.tell) as server:
+        client_of(server).close()
+        waiting.assert_waits(server)
+        with connect(listener.getsockname()) as client:
+            assert client.recv(100) == b"hello\n"
+            assert waiting.notes == ["begun"]
+            client.sendall(b"answer\n")
+            assert client.recv(100) == b""
+    assert waiting.notes == ["begun", b"answer\n"]
+
+
+@pytest.fixture
+def full() -> Iterator[Any]:
+    """Return the address of a listener that has no room for a further connection."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(LOOPBACK, backlog=0))
+        while True:
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+            if not select.select([], [client], [], 0.2)[1]:
+                yield listener
+                return
+
+
+def test_connect_lets_others_run(ours: Variant, full: Any) -> None:
+    def connect_to_it(handler: Any) -> bytes:
+        handler.request.connect(full.getsockname())
+        return b"connected"
+
+    waiting = Waiting(connect_to_it)
+    with serving_request(ours, socket.socket(), waiting, waiting.tell) as server:
+        client_of(server).close()
+        waiting.assert_waits(server)
+        # Room for it, which the kernel tries for once more after a second.
+        wait_until(lambda: accept_one(full) and len(waiting.notes) == 2, "the connection")
+    assert waiting.notes == ["begun", b"connected"]
+
+
+def accept_one(listener: socket.socket) -> bool:
+    """Take one connection, if there is one, and end it; return true."""
+    if select.select([listener], [], [], 0)[0]:
+        listener.accept()[0].close()
+    return True
+
+
+def test_connect_reports_what_the_system_does(ours: Variant) -> None:
+    with socket.create_server(LOOPBACK) as listener:
+        address = listener.getsockname()
+    waiting = Waiting(lambda handler: handler.request.connect_ex(address))
+    with serving_request(ours, socket.socket(), waiting, waiting.tell) as server:
+        client_of(server).close()
+        wait_until(lambda: len(waiting.notes) == 2, "the call's return")
+    assert waiting.notes == ["begun", errno.ECONNREFUSED]
+
+
+# --- not waiting -----------------------------------------------------------------------------
+
+
+def fails_with(error: type[BaseException], call: Act) -> Act:
+    """Return an act that says whether `call` raises exactly `error`."""
+
+    def act(handler: Any) -> bool:
+        with pytest.raises(error) as raised:
+            call(handler)
+        return raised.type is error
+
+    return act
+
+
+def in_request(ours: Variant, act: Act, **attributes: Any) -> Any:
+    """Return what `act` returns in a request whose client sends nothing and reads nothing."""
+    results: list[Any] = []
+
+    def note(handler: Any) -> None:
+        results.append(act(handler))
+
+    with served(ours, note, **attributes) as server, client_of(server):
+        wait_until(lambda: results or server.errors, "the request")
+    return results[0]
+
+
+@pytest.mark.parametrize("name", RECEIVING)
+def test_receiving_ends_with_the_timeout(ours: Variant, name: str) -> None:
+    def act(handler: Any) -> Any:
+        handler.request.settimeout(0.001)
+        return fails_with(TimeoutError, RECEIVING[name])(handler)
+
+    assert in_request(ours, act)
+
+
+@pytest.mark.parametrize("name", SENDING)
+def test_sending_ends_with_the_timeout(ours: Variant, name: str) -> None:
+    def act(handler: Any) -> Any:
+        handler.request.settimeout(0.001)
+        with contextlib.suppress(TimeoutError):
+            handler.request.sendall(LARGE)
+        return fails_with(TimeoutError, SENDING[name])(handler)
+
+    assert in_request(ours, act)
+
+
+def test_accept_ends_with_the_timeout(ours: Variant) -> None:
+    def accept(handler: Any) -> Any:
+        handler.request.settimeout(0.001)
+        return fails_with(TimeoutError, lambda handler: handler.request.accept())(handler)
+
+    waiting = Waiting(accept)
+    with serving_request(ours, socket.create_server(LOOPBACK), waiting, echo) as server:
+        client_of(server).close()
+        wait_until(lambda: len(waiting.notes) == 2, "the call's return")
+    assert waiting.notes == ["begun", True]
+
+
+def test_connect_ends_with_the_timeout(ours: Variant, full: Any) -> None:
+    def connect_to_it(handler: Any) -> Any:
+        handler.request.settimeout(0.001)
+        call = fails_with(TimeoutError, lambda handler: handler.request.connect(full.getsockname()))
+        return call(handler)
+
+    waiting = Waiting(connect_to_it)
+    with serving_request(ours, socket.socket(), waiting, echo) as server:
+        client_of(server).close()
+        wait_until(lambda: len(waiting.notes) == 2, "the call's return")
+    assert waiting.notes == ["begun", True]
+
+
+@pytest.fixture
+def default_timeout() -> Iterator[float]:
+    """Have sockets time out at once, unless told otherwise."""
+    socket.setdefaulttimeout(0.001)
+    yield 0.001
+    socket.setdefaulttimeout(None)
+
+
+def test_the_default_timeout_is_that_of_requests(ours: Variant, default_timeout: float) -> None:
+    def act(handler: Any) -> Any:
+        timed_out = fails_with(TimeoutError, lambda handler: handler.rfile.readline())(handler)
+        return handler.request.gettimeout(), timed_out
+
+    assert in_request(ours, act) == (default_timeout, True)
+
+
+def test_the_timeout_of_a_handler_is_that_of_its_request(ours: Variant) -> None:
+    errors: list[Any] = []
+
+    def handle_error(server: Any, request: Any, client_address: Any) -> None:
+        errors.append(sys.exc_info()[0])
+
+    with served(ours, echo, handle_error=handle_error) as server:
+        server.RequestHandlerClass.timeout = 0.001
+        assert ask_nothing(server.server_address) == b""
+    assert errors == [TimeoutError]
+
+
+DONTWAIT = socket.MSG_DONTWAIT
+NOT_WAITING: dict[str, Act] = {
+    "recv": lambda h: h.request.recv(1, DONTWAIT),
+    "recv_into": lambda h: h.request.recv_into(bytearray(1), 1, DONTWAIT),
+    "recvfrom": lambda h: h.request.recvfrom(1, DONTWAIT),
+    "recvfrom_into": lambda h: h.request.recvfrom_into(bytearray(1), flags=DONTWAIT),
+    "recvmsg": lambda h: h.request.recvmsg(1, 0, DONTWAIT),
+    "recvmsg_into": lambda h: h.request.recvmsg_into([bytearray(1)], 0, DONTWAIT),
+    "send": lambda h: send_on(lambda rest: h.request.send(rest, DONTWAIT)),
+    "sendall": lambda h: h.request.sendall(LARGE, DONTWAIT),
+    "sendto": lambda h: send_on(lambda rest: h.request.sendto(rest, DONTWAIT, h.client_address)),
+    "sendmsg": lambda h: send_on(lambda rest: h.request.sendmsg([rest], (), DONTWAIT)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_WAITING)
+def test_a_call_that_shall_not_wait_does_not(ours: Variant, name: str) -> None:
+    assert in_request(ours, fails_with(BlockingIOError, NOT_WAITING[name]))
+
+
+@pytest.mark.parametrize(
+    "name", ["recv", "recv-peek", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendmsg"]
+)
+def test_a_socket_that_does_not_block_does_not_wait(ours: Variant, name: str) -> None:
+    def act(handler: Any) -> Any:
+        handler.request.setblocking(False)
+        return fails_with(BlockingIOError, {**RECEIVING, **SENDING}[name])(handler)
+
+    assert in_request(ours, act)
+
+
+def test_a_request_is_a_socket(ours: Variant) -> None:
+    def look(handler: Any) -> Any:
+        return isinstance(handler.request, socket.socket), type(handler.request).__name__
+
+    assert in_request(ours, look) == (True, "socket")
+
+
+# --- the connection ends ---------------------------------------------------------------------
+
+
+def with_request_of_another(ours: Variant, wait: Act, end: Act) -> Any:
+    """Return how `wait` ends in one request when another calls `end` with its handler."""
+    handlers: list[Any] = []
+    outcomes: list[Any] = []
+
+    def first(handler: Any) -> None:
+        handlers.append(handler)
+        try:
+            outcomes.append(wait(handler))
+        except OSError as error:
+            outcomes.append(error.errno)
+
+    def second(handler: Any) -> None:
+        end(handlers[0])
+        handler.request.sendall(b"done")
+
+    with (
+        served(ours, first, second, handler="BaseRequestHandler") as server,
+        client_of(server),
+    ):
+        assert ask_nothing(server.server_address) == b"done"
+        wait_until(lambda: outcomes, "the wait's end")
+    return outcomes[0]
+
+
+@pytest.mark.parametrize("name", ["recv", "recv-peek", "recv_into", "recvfrom", "recvmsg"])
+def test_closing_a_request_ends_a_wait_to_receive(ours: Variant, name: str) -> None:
+    end = with_request_of_another(ours, RECEIVING[name], lambda handler: handler.request.close())
+    assert end == errno.EBADF
+
+
+@pytest.mark.parametrize("name", ["send", "sendall", "sendall-flags", "sendmsg"])
+def test_closing_a_request_ends_a_wait_to_send(ours: Variant, name: str) -> None:
+    end = with_request_of_another(ours, SENDING[name], lambda handler: handler.request.close())
+    assert end == errno.EBADF
+
+
+def test_shutting_down_a_request_ends_a_wait_to_receive(ours: Variant) -> None:
+    def shut(handler: Any) -> None:
+        handler.request.shutdown(socket.SHUT_RD)
+
+    assert with_request_of_another(ours, RECEIVING["recv"], shut) == b""
+
+
+def test_shutting_down_a_request_ends_a_wait_to_send(ours: Variant) -> None:
+    def shut(handler: Any) -> None:
+        handler.request.shutdown(socket.SHUT_WR)
+
+    assert with_request_of_another(ours, SENDING["sendall"], shut) == errno.EPIPE
+
+
+def test_a_client_that_ends_its_direction_is_answered(ours: Variant) -> None:
+    def act(handler: Any) -> None:
+        lines = [handler.rfile.readline(), handler.rfile.read(), handler.rfile.readline()]
+        handler.wfile.write(repr(lines).encode())
+
+    with served(ours, act) as server, client_of(server) as client:
+        client.sendall(b"one\ntwo")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"[b'one\\n', b'two', b'']"
+
+
+@pytest.mark.parametrize("name", ["rfile.readline", "recv", "sendall"])
+def test_a_reset_is_that_of_its_request_alone(ours: Variant, name: str) -> None:
+    ended: list[Any] = []
+    waiting = Waiting({**RECEIVING, **SENDING}[name])
+
+    def handle_error(server: Any, request: Any, client_address: Any) -> None:
+        ended.append(sys.exc_info()[1])
+
+    with served(ours, waiting, waiting.tell, handle_error=handle_error) as server:
+        with client_of(server) as client:
+            waiting.assert_waits(server)
+            reset(client)
+        wait_until(lambda: ended, "the error")
+        waiting.assert_waits(server)
+    assert isinstance(ended[0], ConnectionResetError)
+    assert ended[0].errno == errno.ECONNRESET
+
+
+def test_a_descriptors_number_is_another_connections_at_once(ours: Variant) -> None:
+    handlers: list[Any] = []
+    errors: list[int] = []
+    clients: list[socket.socket] = []
+
+    def wait(handler: Any) -> None:
+        handlers.append(handler)
+        with pytest.raises(OSError, match="descriptor") as raised:
+            handler.request.recv(100)
+        errors.append(raised.value.errno)
+
+    def replace(handler: Any) -> None:
+        number = handlers[0].request.fileno()
+        handlers[0].request.close()
+        request, client = socket.socketpair()
+        assert request.fileno() == number, "not the lowest number that is free"
+        clients.append(client)
+        handler.server.process_request(request, "another")
+
+    def answer(handler: Any) -> None:
+        handler.request.sendall(handler.request.recv(100).upper())
+
+    acts = (wait, replace, answer)
+    with served(ours, *acts, handler="BaseRequestHandler") as server, client_of(server):
+        ask_nothing(server.server_address)
+        wait_until(lambda: errors, "the first wait's end")
+        with clients[0] as client:
+            client.settimeout(DEADLINE)
+            client.sendall(b"hello")
+            assert client.recv(100) == b"HELLO"
+    assert errors == [errno.EBADF]
