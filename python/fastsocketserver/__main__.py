@@ -51,15 +51,34 @@ def _parser() -> ArgumentParser:
         "--dispatch",
         choices=_serve.DISPATCHES,
         default="threads",
-        help="one request at a time, a thread for each, or a child process for each"
+        help="one request at a time, a thread, a child process or a greenlet for each"
         " (default: %(default)s)",
     )
     commands.add_parser(
         "run",
         help="run an unmodified program on this package",
-        usage="%(prog)s [-h] (-m MODULE | SCRIPT) [ARGUMENT ...]",
+        usage="%(prog)s [-h] [--dispatch {threads,greenlets}] (-m MODULE | SCRIPT) [ARGUMENT ...]",
+        description="With `--dispatch greenlets`, requests run in greenlets that the program would"
+        " have run in threads.",
     )
     return parser
+
+
+def _run_program(dispatch: str, argv: list[str]) -> int | None:
+    """Run the program that `argv` names and return the exit status; `None` if it names none."""
+    is_module = argv[:1] == ["-m"] and len(argv) > 1
+    if not is_module and (not argv or not argv[0] or argv[0].startswith("-")):
+        return None
+    from . import _run
+
+    try:
+        _run.choose(dispatch)
+    except ImportError as error:
+        print(f"fastsocketserver run: {error}", file=sys.stderr)
+        return 2
+    if is_module:
+        return _run.run_module(argv[1], argv[2:])
+    return _run.run_script(argv[0], argv[1:])
 
 
 def main(argv: list[str]) -> int:
@@ -67,14 +86,14 @@ def main(argv: list[str]) -> int:
     # What follows the program's name is the program's own, so argparse must not see it. Nor must it
     # be imported: modules beside the program come before those of the standard library.
     match argv:
-        case ["run", "-m", module, *args]:
-            from . import _run
-
-            return _run.run_module(module, args)
-        case ["run", script, *args] if script and not script.startswith("-"):
-            from . import _run
-
-            return _run.run_script(script, args)
+        case ["run", "--dispatch", ("threads" | "greenlets") as dispatch, *program]:
+            status = _run_program(dispatch, program)
+        case ["run", *program]:
+            status = _run_program("threads", program)
+        case _:
+            status = None
+    if status is not None:
+        return status
     from . import _serve
 
     parser = _parser()

@@ -7,6 +7,7 @@ import socket
 import threading
 
 from . import _core
+from ._cooperative import cooperating
 from ._stalls import watch_stalls
 from ._servers import TCPServer, UDPServer
 
@@ -219,11 +220,13 @@ class GreenletMixIn(_Server):
     Attributes:
         block_on_close: Whether requests are finished when the server stops; true. Otherwise their
             next wait raises `greenlet.GreenletExit`: `finish()` is called.
+        daemon_threads: True has the same effect as a false `block_on_close`, as with threads.
         stall_threshold: Seconds that a request may run without a wait before that is logged, with
             the line that it is at; 0.1, `None` for never.
     """
 
     block_on_close: bool = True
+    daemon_threads: bool = False
     stall_threshold: float | None = 0.1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -240,15 +243,23 @@ class GreenletMixIn(_Server):
         engine = self._find_engine()
         engine.enter_table()
         try:
-            with watch_stalls(self, self.stall_threshold):
+            with cooperating(), watch_stalls(self, self.stall_threshold):
                 super().serve_forever(poll_interval)
-                engine.finish_requests(not self.block_on_close)
+                engine.finish_requests(self.__ends_requests())
         except BaseException:
             if threading.current_thread() is not threading.main_thread():
                 engine.finish_requests(True)
             raise
         finally:
             engine.leave_table()
+
+    def handle_request(self) -> Any:
+        """Wait for one request and handle it to its end.
+
+        Other requests that have begun go on meanwhile.
+        """
+        with cooperating():
+            return super().handle_request()
 
     def process_request_greenlet(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request, and close it; this runs in the request's greenlet."""
@@ -268,7 +279,10 @@ class GreenletMixIn(_Server):
         super().server_close()
         engine = self.__dict__.get("_engine")
         if engine is not None:
-            engine.close_requests(not self.block_on_close)
+            engine.close_requests(self.__ends_requests())
+
+    def __ends_requests(self) -> bool:
+        return self.daemon_threads or not self.block_on_close
 
 
 class GreenletTCPServer(GreenletMixIn, TCPServer):

@@ -18,6 +18,18 @@ _IS_PATH_SAFE = bool(sys.flags.isolated or getattr(sys.flags, "safe_path", False
 """Whether the interpreter was told to keep the program's folder off `sys.path` (-I, -P)."""
 
 
+def choose(dispatch: str) -> None:
+    """Have requests run in "threads" or "greenlets" where the program asks for threads.
+
+    Raises:
+        ImportError: What it takes is not installed; the error says how to get it.
+    """
+    if dispatch == "greenlets":
+        from ._greenlets_for_threads import substitute
+
+        substitute()
+
+
 def run_module(module: str, args: list[str]) -> int:
     """Do what ``python -m module args`` does, with `socketserver` being this package.
 

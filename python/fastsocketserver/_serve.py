@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 else:
     _Server = object
 
-DISPATCHES = ("sync", "threads", "forks")
-"""One request at a time, a thread for each, or a child process for each."""
+DISPATCHES = ("sync", "threads", "forks", "greenlets")
+"""One request at a time, a thread for each, a child process for each, or a greenlet for each."""
 
 CHILDRENS_GRACE = 1.0
 """Seconds that a child process has to end by itself."""
@@ -185,7 +185,11 @@ def make_server(
     family: int, address: AddressType, handler_class: Any, *, udp: bool, dispatch: str
 ) -> Any:
     """Open a server with these properties."""
-    mixins: dict[str, tuple[type, ...]] = {"sync": (), "threads": (_mixins.ThreadingMixIn,)}
+    mixins: dict[str, tuple[type, ...]] = {
+        "sync": (),
+        "threads": (_mixins.ThreadingMixIn,),
+        "greenlets": (_mixins.GreenletMixIn,),
+    }
     if hasattr(_mixins, "ForkingMixIn"):
         mixins["forks"] = (_mixins.ForkingMixIn,)
     if dispatch not in mixins:
@@ -200,7 +204,10 @@ def make_server(
         "daemon_threads": True,
         "block_on_close": False,
     }
-    return type("Server", bases, attributes)(address, handler_class)
+    try:
+        return type("Server", bases, attributes)(address, handler_class)
+    except ImportError as error:
+        raise UsageError(str(error)) from None
 
 
 def describe(server: BaseServer) -> str:

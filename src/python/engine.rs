@@ -13,6 +13,7 @@ use pyo3::types::PyDict;
 
 use super::error::Raised;
 use super::hooks::{self, Hooks};
+use super::intake::Intake;
 use super::interpreter::{call, call_method, duration, wait_detached};
 use super::socket::{self, is_open};
 use super::table::Table;
@@ -64,7 +65,7 @@ impl Engine {
         let _driving = table.as_ref().map(|table| table.drive(py)).transpose()?;
         let mut serving = Serving {
             engine: self,
-            hooks: Hooks::new(server).with_table(table.clone()),
+            intake: Intake::new(server).with_table(table.clone()),
             // Requests in greenlets wait by way of the loop's own selector.
             select: select.filter(|_| table.is_none()),
             table,
@@ -80,7 +81,7 @@ impl Engine {
         let py = server.py();
         let table = if hooks::has_table(server)? { Some(self.table()) } else { None };
         let former = table.as_ref().map_or(0, |table| table.last_request());
-        self.note(Hooks::new(server).handle_request_noblock()?);
+        self.note(Intake::new(server).handle_request_noblock()?);
         match table {
             // The request has yet to begin; a loop, where there is one, will go on with it.
             Some(table) if !table.is_driven() => table.finish(py, former)?,
@@ -286,7 +287,7 @@ fn warn(py: Python<'_>, error: &io::Error) -> PyResult<()> {
 /// One run of the loop for a Python server.
 struct Serving<'py> {
     engine: &'py Engine,
-    hooks: Hooks<'py>,
+    intake: Intake<'py>,
     select: Option<Bound<'py, PyAny>>,
     /// The unfinished requests, if they run in greenlets.
     table: Option<Arc<Table>>,
@@ -310,8 +311,12 @@ struct Watched<'py> {
 }
 
 impl<'py> Serving<'py> {
+    fn server(&self) -> &Bound<'py, PyAny> {
+        self.intake.hooks().server()
+    }
+
     fn py(&self) -> Python<'py> {
-        self.hooks.server().py()
+        self.server().py()
     }
 }
 
@@ -321,22 +326,20 @@ impl Service for Serving<'_> {
     fn stopping(&mut self) -> Result<bool, Raised> {
         let py = self.py();
         py.check_signals()?;
-        let requested =
-            self.hooks.server().getattr(intern!(py, "_BaseServer__shutdown_request"))?;
+        let requested = self.server().getattr(intern!(py, "_BaseServer__shutdown_request"))?;
         Ok(requested.is_truthy()?)
     }
 
     fn source(&mut self) -> Result<Option<Source>, Raised> {
-        let server = self.hooks.server();
         if let Some(Watched { source, socket: None }) = &self.watched {
             // An overridden fileno() is the program's to call: again only when something has changed.
             if !std::mem::take(&mut self.woken) && is_open(source.fd) {
                 return Ok(Some(*source));
             }
         }
-        let (fileno, socket) = self.hooks.fileno()?;
+        let (fileno, socket) = self.intake.hooks().fileno()?;
         let first = self.watched.is_none();
-        let fd = match valid_descriptor(&fileno, server) {
+        let fd = match valid_descriptor(&fileno, self.server()) {
             Ok(fd) => fd,
             Err(error) if first => return Err(error.into()),
             // Closed while serving: that is its end.
@@ -383,11 +386,11 @@ impl Service for Serving<'_> {
 
     fn ready(&mut self, certain: bool) -> Result<Progress, Raised> {
         if self.select.is_none() {
-            if let Some(progress) = self.hooks.take_batch()? {
+            if let Some(progress) = self.intake.take_batch()? {
                 return Ok(progress);
             }
         }
-        let progress = self.hooks.take(certain)?;
+        let progress = self.intake.take(certain)?;
         if let Some(table) = &self.table {
             // Who speaks first is to be heard at once.
             table.go_on(self.py())?;
@@ -407,7 +410,7 @@ impl Service for Serving<'_> {
     }
 
     fn waited(&mut self) -> Result<(), Raised> {
-        Ok(self.hooks.service_actions()?)
+        Ok(self.intake.hooks().service_actions()?)
     }
 
     fn troubled(&mut self, error: &io::Error) -> bool {
@@ -417,7 +420,7 @@ impl Service for Serving<'_> {
             // Not even `logging` can be imported without a descriptor.
             Err(raised) if raised.is_instance_of::<PyOSError>(py) => false,
             Err(raised) => {
-                raised.write_unraisable(py, Some(self.hooks.server()));
+                raised.write_unraisable(py, Some(self.server()));
                 true
             }
         }

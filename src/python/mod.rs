@@ -12,6 +12,7 @@ mod exclusive;
 mod file;
 mod greenlet;
 mod hooks;
+mod intake;
 mod interpreter;
 mod program;
 mod reader;

@@ -87,7 +87,7 @@ impl Source<'_, '_> {
     /// What `attempt` returns when nothing has to be waited for any more.
     fn retrying<T>(&self, mut attempt: impl FnMut() -> Result<T, Raised>) -> Result<T, Raised> {
         loop {
-            let outcome = attempt();
+            let outcome = out_of_line(&mut attempt);
             let (Some(table), Some(not_yet)) = (&self.table, self.not_yet.take()) else {
                 return outcome;
             };
@@ -129,6 +129,13 @@ impl<'py> Reading<'_, 'py> {
         let deliver = |line: &[u8]| PyBytes::new(source.connection.0.py(), line);
         source.retrying(|| buffer.read_line(limit, |room| source.receive(room), deliver))
     }
+}
+
+/// Calls `attempt`, whose frame shall not be part of the caller's: who waits in a greenlet takes its
+/// frames along.
+#[inline(never)]
+fn out_of_line<T>(attempt: &mut impl FnMut() -> T) -> T {
+    attempt()
 }
 
 /// Reads into `target` until it is full; what has been read by a call that fails is unread again.

@@ -32,6 +32,7 @@ use super::engine::Engine;
 use super::error::Raised;
 use super::greenlet::Greenlets;
 use super::hooks::Hooks;
+use super::intake::Intake;
 use super::interpreter::{duration, wait_detached};
 use crate::event_loop::{Occurrence, Selector};
 use crate::sys;
@@ -435,6 +436,9 @@ impl Table {
     }
 
     /// Waits, on the calling greenlet, until `deadline`, or until what it waits for is there.
+    ///
+    /// While it waits, its frames are copied to the heap: those from here to the request's first are
+    /// short on purpose.
     fn park(
         &self,
         py: Python<'_>,
@@ -443,8 +447,22 @@ impl Table {
         deadline: Option<Instant>,
         wait: Option<WaitId>,
     ) -> Result<bool, Raised> {
+        let wait = self.begin_wait(py, request, for_what, deadline, wait)?;
+        let switched = self.switch_to_hub(py, wait);
+        self.finish_wait(py, wait, switched)
+    }
+
+    #[inline(never)]
+    fn begin_wait(
+        &self,
+        py: Python<'_>,
+        request: RequestId,
+        for_what: Option<(RawFd, Direction)>,
+        deadline: Option<Instant>,
+        wait: Option<WaitId>,
+    ) -> Result<WaitId, Raised> {
         let greenlets = Greenlets::get(py)?;
-        let greenlet = greenlets.current(py)?;
+        let greenlet = greenlets.current(py)?.unbind();
         let mut state = self.state();
         if request <= state.ended {
             drop(state);
@@ -461,11 +479,34 @@ impl Table {
             state.timers.insert((deadline, wait));
         }
         let hub = state.hubs.last().map_or(0, |hub| hub.id);
-        let greenlet = greenlet.unbind();
         let waiting = Waiting { greenlet, request, hub, for_what, deadline, outcome: None };
         state.waits.insert(wait, waiting);
-        drop(state);
-        let outcome = self.wait_for_outcome(py, greenlets, wait);
+        Ok(wait)
+    }
+
+    fn switch_to_hub(&self, py: Python<'_>, wait: WaitId) -> PyResult<()> {
+        loop {
+            let hub = self.hub(py)?.1;
+            Greenlets::get(py)?.switch(&hub, &PyTuple::empty(py))?;
+            if self.is_over(wait) {
+                return Ok(());
+            }
+            // A program has switched here by itself.
+        }
+    }
+
+    #[inline(never)]
+    fn is_over(&self, wait: WaitId) -> bool {
+        self.state().waits.get(&wait).is_none_or(|waiting| waiting.outcome.is_some())
+    }
+
+    #[inline(never)]
+    fn finish_wait(
+        &self,
+        py: Python<'_>,
+        wait: WaitId,
+        switched: PyResult<()>,
+    ) -> Result<bool, Raised> {
         let mut state = self.state();
         let mut waiting = state.waits.remove(&wait);
         if let Some(waiting) = &mut waiting {
@@ -473,27 +514,11 @@ impl Table {
             waiting.leave_lists(wait, timers, watches);
         }
         drop(state);
-        drop(waiting);
-        match outcome? {
-            Outcome::Ready => Ok(true),
-            Outcome::TimedOut => Ok(false),
-            Outcome::Ended => Err(greenlets.exit(py).into()),
-        }
-    }
-
-    fn wait_for_outcome(
-        &self,
-        py: Python<'_>,
-        greenlets: &Greenlets,
-        wait: WaitId,
-    ) -> PyResult<Outcome> {
-        loop {
-            let (_, hub) = self.hub(py)?;
-            greenlets.switch(&hub, &PyTuple::empty(py))?;
-            // None where a program has switched here by itself.
-            if let Some(outcome) = self.state().waits.get(&wait).and_then(|wait| wait.outcome) {
-                return Ok(outcome);
-            }
+        switched?;
+        match waiting.and_then(|waiting| waiting.outcome) {
+            Some(Outcome::Ready) | None => Ok(true),
+            Some(Outcome::TimedOut) => Ok(false),
+            Some(Outcome::Ended) => Err(Greenlets::get(py)?.exit(py).into()),
         }
     }
 
@@ -821,15 +846,20 @@ pub(super) fn run_request(
 #[pyfunction]
 pub(super) fn take_request(server: &Bound<'_, PyAny>) -> PyResult<()> {
     in_request(|| {
-        Engine::of(server)?.get().note(Hooks::new(server).take_by_asking()?);
+        Engine::of(server)?.get().note(Intake::new(server).take_by_asking()?);
         Ok(())
     })
 }
 
 fn in_request(run: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
     let generation = sys::generation();
-    let (table, request) = CURRENT.with_borrow(Clone::clone).expect("begun by a table");
     let outcome = run();
+    end_request(generation, outcome)
+}
+
+#[inline(never)]
+fn end_request(generation: u32, outcome: PyResult<()>) -> PyResult<()> {
+    let (table, request) = CURRENT.with_borrow(Clone::clone).expect("begun by a table");
     if generation != sys::generation() {
         if outcome.is_ok() {
             // The handler has forked and returned in the child, which has this request alone.

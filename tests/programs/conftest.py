@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+TAKE_GREENLETS = ()
+"""The tests of programs whose threads do no more than answer requests: they run in greenlets too."""
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> Iterator[None]:
     """Let the programs inherit a SIGINT that works, also where a shell started us with `&`."""
@@ -38,9 +42,16 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "both" in metafunc.fixturenames:
+        takes_greenlets = metafunc.module.__name__ in TAKE_GREENLETS
+        dispatches = ["threads", "greenlets"] if takes_greenlets else ["threads"]
+        metafunc.parametrize("both", dispatches, indirect=True)
+
+
 @pytest.fixture
-def both(tmp_path: Path) -> Iterator[Both]:
+def both(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Both]:
     """Return the pair to start a program with; both are gone when the test is over."""
-    pair = Both(tmp_path)
+    pair = Both(tmp_path, request.param)
     yield pair
     pair.kill()

@@ -68,6 +68,7 @@ class Program:
         report: Path,
         cwd: Path,
         port: int = 0,
+        dispatch: str = "threads",
     ) -> None:
         self.implementation = implementation
         self.port = port
@@ -75,8 +76,11 @@ class Program:
         self._printed = ""
         self._all_printed = False
         self._news = threading.Condition()
+        # The reference has threads alone.
+        has_choice = implementation == "fastsocketserver" and dispatch != "threads"
+        options = ["--dispatch", dispatch] if has_choice else []
         self._process = subprocess.Popen(
-            [*COMMANDS[implementation], *arguments],
+            [*COMMANDS[implementation], *options, *arguments],
             cwd=cwd,
             env=self._environment(),
             stdin=subprocess.PIPE,
@@ -204,10 +208,14 @@ class Program:
 
 
 class Both:
-    """The same program twice: on the reference, then on the replacement."""
+    """The same program twice: on the reference, then on the replacement.
 
-    def __init__(self, folder: Path) -> None:
+    There, requests that the program would have run in threads run in what `dispatch` says.
+    """
+
+    def __init__(self, folder: Path, dispatch: str) -> None:
         self._folder = folder
+        self._dispatch = dispatch
         self._programs: list[Program] = []
 
     def start(self, *arguments: str | Path, ready: str = "", cwd: Path | None = None) -> None:
@@ -246,7 +254,7 @@ class Both:
             for word in words
         ]
         report = self._folder / f"{implementation}.witness"
-        return Program(implementation, arguments, report, cwd, port)
+        return Program(implementation, arguments, report, cwd, port, self._dispatch)
 
     def ask(self, conversation: Callable[[Program], Answer]) -> Answer:
         """Hold the same conversation with each; return the answer, which must be the same."""
