@@ -33,7 +33,7 @@ use super::error::Raised;
 use super::greenlet::Greenlets;
 use super::hooks::Hooks;
 use super::intake::Intake;
-use super::interpreter::{duration, wait_detached};
+use super::interpreter::{call, duration, wait_detached};
 use crate::event_loop::{Occurrence, Selector};
 use crate::sys;
 use crate::wait::{Blocking, Direction, Wait};
@@ -846,7 +846,11 @@ pub(super) fn run_request(
 #[pyfunction]
 pub(super) fn take_request(server: &Bound<'_, PyAny>) -> PyResult<()> {
     in_request(|| {
-        Engine::of(server)?.get().note(Intake::new(server).take_by_asking()?);
+        let intake = Intake::new(server);
+        match intake.hooks().handle_request_noblock()? {
+            Some(handle_request) => drop(call(&handle_request, ())?),
+            None => Engine::of(server)?.get().note(intake.take_by_asking()?),
+        }
         Ok(())
     })
 }
