@@ -536,3 +536,362 @@ def test_a_descriptors_number_is_another_connections_at_once(ours: Variant) -> N
             client.sendall(b"hello")
             assert client.recv(100) == b"HELLO"
     assert errors == [errno.EBADF]
+
+
+# --- traffic ---------------------------------------------------------------------------------
+
+
+def test_who_speaks_first_is_heard_at_once(ours: Variant) -> None:
+    def greet(handler: Any) -> None:
+        handler.wfile.write(b"hello\n")
+        echo(handler)
+
+    with served(ours, greet) as server, client_of(server) as client:
+        assert client.recv(100) == b"hello\n"
+        client.sendall(b"bye\n")
+        assert read_all(client) == b"BYE\n"
+
+
+def test_hundreds_of_clients_that_send_byte_by_byte(ours: Variant) -> None:
+    def echo_twice(handler: Any) -> None:
+        echo(handler)
+        echo(handler)
+
+    with served(ours, echo_twice) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(client_of(server)) for _ in range(200)]
+        lines = [b"%d one\n%d two\n" % (number, number) for number in range(100, 300)]
+        for bytes_ in zip(*lines, strict=True):
+            for client, byte in zip(clients, bytes_, strict=True):
+                client.sendall(bytes([byte]))
+        for client, line in zip(clients, lines, strict=True):
+            assert read_all(client) == line.upper()
+
+
+def test_slow_readers_keep_nobody_waiting(ours: Variant) -> None:
+    slow = [say(LARGE)] * 5
+    with served(ours, *slow, echo) as server, contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(client_of(server)) for _ in slow]
+        for number in range(50):
+            assert ask(server.server_address, b"line %d\n" % number) == b"LINE %d\n" % number
+        for reader in readers:
+            assert read_all(reader) == LARGE
+
+
+def test_lines_and_what_is_received_past_the_file(ours: Variant) -> None:
+    def act(handler: Any) -> None:
+        parts = []
+        for _ in range(3):
+            parts.append(handler.rfile.readline())
+            handler.wfile.write(b"more")
+            parts.append(handler.request.recv(1))
+            parts.append(os.read(handler.request.fileno(), 100))
+            handler.wfile.write(b"more")
+        handler.wfile.write(b"".join(parts).upper())
+
+    with served(ours, act) as server, client_of(server) as client:
+        for data in (b"line\n", b"xyz") * 3:
+            client.sendall(data)
+            assert client.recv(4) == b"more"
+        assert read_all(client) == b"LINE\nXYZ" * 3
+
+
+def test_a_line_comes_in_any_segments(ours: Variant) -> None:
+    line = b"a line\n"
+    with served(ours, echo) as server:
+        for cut in range(1, len(line)):
+            with client_of(server) as client:
+                client.sendall(line[:cut])
+                ask(server.server_address)  # by now the first segment has been read
+                client.sendall(line[cut:])
+                assert read_all(client) == line.upper()
+
+
+# --- other greenlets -------------------------------------------------------------------------
+
+
+def test_two_requests_read_the_same_file(ours: Variant) -> None:
+    handlers: list[Any] = []
+    lines: list[bytes] = []
+
+    def first(handler: Any) -> None:
+        handlers.append(handler)
+        lines.append(handler.rfile.readline())
+        handler.request.recv(1)  # until the client leaves: the file is closed after that
+
+    def second(handler: Any) -> None:
+        handler.wfile.write(b"reading\n")
+        lines.append(handlers[0].rfile.readline())
+
+    with served(ours, first, second) as server, client_of(server) as client:
+        with client_of(server) as other:
+            assert other.recv(100) == b"reading\n"
+            client.sendall(b"one\ntwo\n")
+            wait_until(lambda: len(lines) == 2, "both lines")
+    assert sorted(lines) == [b"one\n", b"two\n"]
+
+
+def test_a_file_is_closed_when_the_other_request_has_read(ours: Variant) -> None:
+    handlers: list[Any] = []
+    waiting = Waiting(lambda handler: handlers.append(handler) or handler.rfile.readline())
+
+    def close(handler: Any) -> None:
+        handler.wfile.write(b"closing\n")
+        handlers[0].rfile.close()
+        waiting.tell(handler)
+
+    with served(ours, waiting, close) as server, client_of(server) as client:
+        with client_of(server) as other:
+            assert other.recv(100) == b"closing\n"
+            client.sendall(b"line\n")
+            assert read_all(other) == b"['begun', b'line\\n']"
+
+
+def test_a_request_and_a_thread_of_its_own_read_the_same_file(ours: Variant) -> None:
+    lines: list[bytes] = []
+    handlers: list[Any] = []
+
+    def read_in_thread(handler: Any) -> None:
+        handlers.append(handler)
+        thread = Call(handler.rfile.readline)
+        wait_until(thread.still_waits, "the thread to read")
+        lines.append(handler.rfile.readline())
+        lines.append(thread.outcome("readline()"))
+
+    with served(ours, read_in_thread, echo) as server, client_of(server) as client:
+        assert ask(server.server_address) == b"HELLO\n"
+        client.sendall(b"one\ntwo\n")
+        assert read_all(client) == b""
+    assert sorted(lines) == [b"one\n", b"two\n"]
+
+
+def test_a_greenlet_of_a_handlers_own_lets_others_run(ours: Variant) -> None:
+    waiting = Waiting(lambda handler: greenlet.greenlet(handler.rfile.readline).switch())
+    with served(ours, waiting, waiting.tell) as server, client_of(server) as client:
+        waiting.assert_waits(server)
+        client.sendall(b"line\n")
+        assert read_all(client) == b""
+    assert waiting.notes == ["begun", b"line\n"]
+
+
+def test_a_handler_switches_between_greenlets_of_its_own(ours: Variant) -> None:
+    def act(handler: Any) -> None:
+        def lines() -> None:
+            for line in handler.rfile:
+                handled.switch(line)
+
+        handled = greenlet.getcurrent()
+        reader = greenlet.greenlet(lines)
+        while line := reader.switch():
+            handler.wfile.write(line.upper())
+
+    with served(ours, act) as server, client_of(server) as client:
+        for number in range(3):
+            client.sendall(b"line %d\n" % number)
+            assert client.recv(100) == b"LINE %d\n" % number
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b""
+
+
+# --- what is a request's own -----------------------------------------------------------------
+
+
+def test_context_variables_are_a_requests_own(ours: Variant) -> None:
+    variable = contextvars.ContextVar("variable", default="default")
+
+    def act(handler: Any) -> None:
+        name = handler.rfile.readline().strip()
+        before = variable.get()
+        variable.set(name)
+        handler.wfile.write(b"set\n")
+        handler.rfile.readline()
+        handler.wfile.write(repr((before, variable.get())).encode())
+
+    with served(ours, act) as server, client_of(server) as one, client_of(server) as other:
+        for client, name in ((one, b"one\n"), (other, b"other\n")):
+            client.sendall(name)
+            assert client.recv(100) == b"set\n"
+        for client, name in ((one, b"one"), (other, b"other")):
+            client.sendall(b"tell\n")
+            assert read_all(client) == repr(("default", name)).encode()
+    assert variable.get() == "default"
+
+
+def test_the_exception_that_is_handled_is_a_requests_own(ours: Variant) -> None:
+    def act(handler: Any) -> None:
+        before = sys.exc_info()[0]
+        kind = {b"key\n": KeyError, b"index\n": IndexError}[handler.rfile.readline()]
+        try:
+            raise kind
+        except LookupError:
+            handler.wfile.write(b"raised\n")
+            handler.rfile.readline()
+            handler.wfile.write(repr((before, sys.exc_info()[0])).encode())
+
+    with served(ours, act) as server, client_of(server) as one, client_of(server) as other:
+        for client, name in ((one, b"key\n"), (other, b"index\n")):
+            client.sendall(name)
+            assert client.recv(100) == b"raised\n"
+        for client, kind in ((one, KeyError), (other, IndexError)):
+            client.sendall(b"tell\n")
+            assert read_all(client) == repr((None, kind)).encode()
+
+
+def test_handle_error_may_wait(ours: Variant) -> None:
+    def fail(handler: Any) -> None:
+        raise LookupError(handler.rfile.readline())
+
+    def handle_error(server: Any, request: Any, client_address: Any) -> None:
+        request.sendall(b"failed\n")
+        line = request.recv(100)
+        request.sendall(line + repr(sys.exc_info()[1]).encode())
+
+    with served(ours, fail, handle_error=handle_error) as server:
+        with client_of(server) as one, client_of(server) as other:
+            for client, name in ((one, b"one"), (other, b"other")):
+                client.sendall(name + b"\n")
+                assert client.recv(100) == b"failed\n"
+            for client, name in ((one, b"one"), (other, b"other")):
+                client.sendall(b"tell ")
+                assert read_all(client) == b"tell LookupError(b'%s\\n')" % name
+
+
+def test_all_requests_run_on_the_thread_that_serves(ours: Variant) -> None:
+    idents: list[int] = []
+
+    def act(handler: Any) -> None:
+        idents.append(threading.get_ident())
+        handler.rfile.readline()
+        idents.append(threading.get_ident())
+
+    server = greenlet_server(ours, act)
+    with serving(server) as thread:
+        ident = thread.ident
+        ask(server.server_address)
+        ask(server.server_address)
+    assert idents == [ident] * 4
+
+
+def test_each_request_has_a_greenlet_of_its_own(ours: Variant) -> None:
+    greenlets: list[Any] = []
+
+    def act(handler: Any) -> None:
+        greenlets.append(greenlet.getcurrent())
+        echo(handler)
+
+    with served(ours, act) as server:
+        ask(server.server_address)
+        ask(server.server_address)
+    first, second = greenlets
+    assert first is not second
+    assert first.dead
+    assert second.dead
+
+
+# --- hooks -----------------------------------------------------------------------------------
+
+HOOKS = (
+    *("get_request", "verify_request", "process_request", "process_request_greenlet"),
+    *("finish_request", "shutdown_request", "close_request"),
+)
+
+
+def noting(notes: list[str], *names: str) -> dict[str, Any]:
+    """Return methods of these names that note their call, then call `super()`."""
+
+    def hook(name: str) -> Any:
+        def method(self: Any, *args: Any) -> Any:
+            notes.append(name)
+            return getattr(super(type(self), self), name)(*args)
+
+        return method
+
+    return {name: hook(name) for name in names}
+
+
+@pytest.mark.parametrize("names", [*[(name,) for name in HOOKS], HOOKS], ids=lambda n: "-".join(n))
+def test_each_hook_is_called_once_in_order(ours: Variant, names: tuple[str, ...]) -> None:
+    notes: list[str] = []
+    with served(ours, echo, **noting(notes, *names)) as server:
+        assert ask(server.server_address) == b"HELLO\n"
+        assert ask(server.server_address) == b"HELLO\n"
+    assert notes == [*names, *names]
+
+
+def test_hooks_are_called_around_the_wait(ours: Variant) -> None:
+    notes: list[str] = []
+    waiting = Waiting(lambda handler: handler.rfile.readline())
+    with served(ours, waiting, **noting(notes, *HOOKS)) as server, client_of(server) as client:
+        wait_until(lambda: waiting.notes, "the handler")
+        assert notes == list(HOOKS[:5])
+        client.sendall(b"line\n")
+        assert read_all(client) == b""
+    assert notes == list(HOOKS)
+
+
+def test_a_request_that_is_refused_is_closed(ours: Variant) -> None:
+    notes: list[str] = []
+
+    def verify_request(server: Any, request: Any, client_address: Any) -> bool:
+        return False
+
+    hooks = {**noting(notes, *HOOKS), "verify_request": verify_request}
+    with served(ours, echo, **hooks) as server:
+        assert ask_nothing(server.server_address) == b""
+    assert notes == ["get_request", "shutdown_request", "close_request"]
+
+
+def test_an_error_goes_to_handle_error_once(ours: Variant) -> None:
+    def fail(handler: Any) -> None:
+        handler.rfile.readline()
+        raise LookupError
+
+    notes: list[str] = []
+    server = greenlet_server(ours, fail, **noting(notes, "shutdown_request", "close_request"))
+    with serving(server):
+        assert ask(server.server_address) == b""
+    assert [type(error) for error in server.errors] == [LookupError]
+    assert notes == ["shutdown_request", "close_request"]
+
+
+def test_service_actions_are_called_while_requests_wait(ours: Variant) -> None:
+    called = threading.Semaphore(0)
+    waiting = Waiting(lambda handler: handler.rfile.readline())
+
+    def service_actions(server: Any) -> None:
+        called.release()
+
+    with served(ours, waiting, service_actions=service_actions) as server, client_of(server):
+        wait_until(lambda: waiting.notes, "the handler")
+        for _ in range(3):
+            assert called.acquire(timeout=DEADLINE)
+
+
+def test_hooks_on_the_instance_are_called(ours: Variant) -> None:
+    notes: list[str] = []
+    server = greenlet_server(ours, echo)
+
+    def process_request_greenlet(request: Any, client_address: Any) -> None:
+        notes.append("process_request_greenlet")
+        type(server).process_request_greenlet(server, request, client_address)
+
+    server.process_request_greenlet = process_request_greenlet
+    with serving(server):
+        assert ask(server.server_address) == b"HELLO\n"
+    assert notes == ["process_request_greenlet"]
+
+
+def test_get_request_may_wait(ours: Variant) -> None:
+    def get_request(server: Any) -> Any:
+        request, address = super(type(server), server).get_request()
+        ours._core.make_cooperative(request)
+        return request, request.recv(100)
+
+    def tell(handler: Any) -> None:
+        handler.wfile.write(handler.client_address)
+
+    with served(ours, tell, get_request=get_request) as server:
+        with client_of(server) as one, client_of(server) as other:
+            other.sendall(b"other")
+            assert read_all(other) == b"other"
+            one.sendall(b"one")
+            assert read_all(one) == b"one"
