@@ -8,6 +8,7 @@ import errno
 import gc
 import os
 import select
+import signal
 import socket
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import greenlet
 import pytest
 from conftest import DEADLINE, serving, wait_until
 from peers import reset
-from probes import LOOPBACK, Call, ask, ask_nothing, client_of, connect, echo_handler, read_all
+from probes import LOOPBACK, Call, ask, ask_nothing, client_of, connect, read_all
 from program import Program
 
 if TYPE_CHECKING:
@@ -622,11 +623,14 @@ def test_two_requests_read_the_same_file(ours: Variant) -> None:
         handler.wfile.write(b"reading\n")
         lines.append(handlers[0].rfile.readline())
 
-    with served(ours, first, second) as server, client_of(server) as client:
-        with client_of(server) as other:
-            assert other.recv(100) == b"reading\n"
-            client.sendall(b"one\ntwo\n")
-            wait_until(lambda: len(lines) == 2, "both lines")
+    with (
+        served(ours, first, second) as server,
+        client_of(server) as client,
+        client_of(server) as other,
+    ):
+        assert other.recv(100) == b"reading\n"
+        client.sendall(b"one\ntwo\n")
+        wait_until(lambda: len(lines) == 2, "both lines")
     assert sorted(lines) == [b"one\n", b"two\n"]
 
 
@@ -639,11 +643,14 @@ def test_a_file_is_closed_when_the_other_request_has_read(ours: Variant) -> None
         handlers[0].rfile.close()
         waiting.tell(handler)
 
-    with served(ours, waiting, close) as server, client_of(server) as client:
-        with client_of(server) as other:
-            assert other.recv(100) == b"closing\n"
-            client.sendall(b"line\n")
-            assert read_all(other) == b"['begun', b'line\\n']"
+    with (
+        served(ours, waiting, close) as server,
+        client_of(server) as client,
+        client_of(server) as other,
+    ):
+        assert other.recv(100) == b"closing\n"
+        client.sendall(b"line\n")
+        assert read_all(other) == b"['begun', b'line\\n']"
 
 
 def test_a_request_and_a_thread_of_its_own_read_the_same_file(ours: Variant) -> None:
@@ -745,14 +752,17 @@ def test_handle_error_may_wait(ours: Variant) -> None:
         line = request.recv(100)
         request.sendall(line + repr(sys.exc_info()[1]).encode())
 
-    with served(ours, fail, handle_error=handle_error) as server:
-        with client_of(server) as one, client_of(server) as other:
-            for client, name in ((one, b"one"), (other, b"other")):
-                client.sendall(name + b"\n")
-                assert client.recv(100) == b"failed\n"
-            for client, name in ((one, b"one"), (other, b"other")):
-                client.sendall(b"tell ")
-                assert read_all(client) == b"tell LookupError(b'%s\\n')" % name
+    with (
+        served(ours, fail, handle_error=handle_error) as server,
+        client_of(server) as one,
+        client_of(server) as other,
+    ):
+        for client, name in ((one, b"one"), (other, b"other")):
+            client.sendall(name + b"\n")
+            assert client.recv(100) == b"failed\n"
+        for client, name in ((one, b"one"), (other, b"other")):
+            client.sendall(b"tell ")
+            assert read_all(client) == b"tell LookupError(b'%s\\n')" % name
 
 
 def test_all_requests_run_on_the_thread_that_serves(ours: Variant) -> None:
@@ -882,16 +892,503 @@ def test_hooks_on_the_instance_are_called(ours: Variant) -> None:
 
 def test_get_request_may_wait(ours: Variant) -> None:
     def get_request(server: Any) -> Any:
-        request, address = super(type(server), server).get_request()
+        request, _ = super(type(server), server).get_request()
         ours._core.make_cooperative(request)
         return request, request.recv(100)
 
     def tell(handler: Any) -> None:
         handler.wfile.write(handler.client_address)
 
-    with served(ours, tell, get_request=get_request) as server:
-        with client_of(server) as one, client_of(server) as other:
-            other.sendall(b"other")
-            assert read_all(other) == b"other"
-            one.sendall(b"one")
-            assert read_all(one) == b"one"
+    with (
+        served(ours, tell, get_request=get_request) as server,
+        client_of(server) as one,
+        client_of(server) as other,
+    ):
+        other.sendall(b"other")
+        assert read_all(other) == b"other"
+        one.sendall(b"one")
+        assert read_all(one) == b"one"
+
+
+# --- loops -----------------------------------------------------------------------------------
+
+
+def test_handle_request_runs_one_request_to_its_end(ours: Variant) -> None:
+    waiting = Waiting(lambda handler: handler.rfile.readline())
+    with greenlet_server(ours, waiting) as server, client_of(server) as first, client_of(server):
+        handling = Call(server.handle_request)
+        wait_until(lambda: waiting.notes, "the handler")
+        assert handling.still_waits()
+        assert waiting.notes == ["begun"], "the second request was begun too"
+        first.sendall(b"line\n")
+        handling.outcome("handle_request()")
+        assert waiting.notes == ["begun", b"line\n"]
+
+
+def test_requests_that_have_begun_go_on_during_handle_request(ours: Variant) -> None:
+    notes: list[Any] = []
+
+    def begun(handler: Any) -> None:
+        notes.append(handler.rfile.readline())
+        handler.rfile.readline()
+        notes.append("ended")
+
+    def wait(handler: Any) -> None:
+        handler.wfile.write(b"go on\n")
+        while not notes:
+            ours.sleep(0)
+
+    request, other = socket.socketpair()
+    with greenlet_server(ours, begun, wait) as server, other, client_of(server):
+        server.process_request(request, "other")
+        other.sendall(b"line\n")
+        server.handle_request()
+        assert notes == [b"line\n"]
+        other.sendall(b"end\n")
+    assert notes == [b"line\n", "ended"]
+    assert server.errors == []
+
+
+def test_handle_request_in_a_loop_of_the_programs_own(ours: Variant) -> None:
+    with greenlet_server(ours, echo) as server:
+        for number in range(3):
+            with client_of(server) as client:
+                client.sendall(b"line %d\n" % number)
+                assert select.select([server], [], [], DEADLINE)[0] == [server]
+                server.handle_request()
+                assert read_all(client) == b"LINE %d\n" % number
+
+
+def test_handle_request_waits_no_longer_than_the_timeout(ours: Variant) -> None:
+    calls: list[str] = []
+
+    def handle_timeout(server: Any) -> None:
+        calls.append("handle_timeout")
+
+    attributes = {"timeout": 0.001, "handle_timeout": handle_timeout}
+    with greenlet_server(ours, echo, **attributes) as server:
+        server.handle_request()
+    assert calls == ["handle_timeout"]
+
+
+def test_a_handler_handles_another_request(ours: Variant) -> None:
+    def outer(handler: Any) -> None:
+        handler.server.handle_request()
+        echo(handler)
+
+    server = greenlet_server(ours, outer, echo)
+    with server, client_of(server) as client, client_of(server) as other:
+        other.sendall(b"other\n")
+        client.sendall(b"client\n")
+        handling = Call(server.handle_request)
+        assert read_all(other) == b"OTHER\n"
+        assert read_all(client) == b"CLIENT\n"
+        handling.outcome("handle_request()")
+    assert server.errors == []
+
+
+def test_a_server_serves_again_after_shutdown(ours: Variant) -> None:
+    with greenlet_server(ours, echo) as server:
+        for _ in range(3):
+            loop = Call(server.serve_forever, 0.01)
+            assert ask(server.server_address) == b"HELLO\n"
+            server.shutdown()
+            loop.outcome("serve_forever()")
+
+
+def test_two_servers_in_two_threads(ours: Variant) -> None:
+    idents: list[int] = []
+
+    def act(handler: Any) -> None:
+        idents.append(threading.get_ident())
+        echo(handler)
+        idents.append(threading.get_ident())
+
+    one, other = greenlet_server(ours, act), greenlet_server(ours, act)
+    with serving(one) as first, serving(other) as second:
+        with client_of(one) as client, client_of(other) as peer:
+            wait_until(lambda: len(idents) == 2, "both requests")
+            client.sendall(b"one\n")
+            assert read_all(client) == b"ONE\n"
+            peer.sendall(b"other\n")
+            assert read_all(peer) == b"OTHER\n"
+        assert sorted(idents) == sorted([first.ident, second.ident] * 2)
+    assert one.errors == other.errors == []
+
+
+def test_a_server_in_a_request_of_another(ours: Variant) -> None:
+    inner = greenlet_server(ours, echo)
+
+    def act(handler: Any) -> None:
+        with client_of(inner) as client, inner:
+            client.sendall(handler.rfile.readline())
+            inner.handle_request()
+            handler.wfile.write(read_all(client))
+
+    with served(ours, act) as server:
+        assert ask(server.server_address) == b"HELLO\n"
+    assert inner.fileno() == -1
+
+
+def test_a_handler_starts_threads_and_joins_them(ours: Variant) -> None:
+    def act(handler: Any) -> None:
+        line = Call(handler.rfile.readline).outcome("readline()")
+        Call(handler.wfile.write, line.upper()).outcome("write()")
+
+    with served(ours, act) as server:
+        assert ask(server.server_address) == b"HELLO\n"
+
+
+# --- endings ---------------------------------------------------------------------------------
+
+
+def started(ours: Variant, *acts: Act, **attributes: Any) -> tuple[Any, Call]:
+    """Return a server, and the call of `serve_forever()` that runs in a thread."""
+    server = greenlet_server(ours, *acts, **attributes)
+    return server, Call(server.serve_forever, 0.01)
+
+
+def test_shutdown_does_not_wait_for_requests_but_close_does(ours: Variant) -> None:
+    waiting = Waiting(lambda handler: handler.rfile.readline())
+    server, loop = started(ours, waiting)
+    with client_of(server) as client:
+        wait_until(lambda: waiting.notes, "the handler")
+        Call(server.shutdown).outcome("shutdown()")
+        closing = Call(server.server_close)
+        assert closing.still_waits()
+        assert loop.is_alive()
+        client.sendall(b"line\n")
+        closing.outcome("server_close()")
+        assert waiting.notes == ["begun", b"line\n"]
+        loop.outcome("serve_forever()")
+        assert read_all(client) == b""
+
+
+def test_no_request_is_begun_after_shutdown(ours: Variant) -> None:
+    waiting = Waiting(lambda handler: handler.rfile.readline())
+    server, loop = started(ours, waiting)
+    with client_of(server) as client:
+        wait_until(lambda: waiting.notes, "the handler")
+        server.shutdown()
+        with client_of(server):
+            client.sendall(b"line\n")
+            loop.outcome("serve_forever()")
+            server.server_close()
+    assert waiting.notes == ["begun", b"line\n"]
+
+
+ENDLESS: dict[str, Act] = {
+    **{name: RECEIVING[name] for name in ("rfile.readline", "recv", "recvfrom", "makefile")},
+    **{name: SENDING[name] for name in ("wfile.write", "sendmsg")},
+}
+
+
+@pytest.mark.parametrize(
+    "attribute", [{"block_on_close": False}, {"daemon_threads": True}], ids=str
+)
+@pytest.mark.parametrize("name", ENDLESS)
+def test_requests_are_ended_where_nobody_waits_for_them(
+    ours: Variant, name: str, attribute: dict[str, Any]
+) -> None:
+    notes: list[Any] = []
+
+    def act(handler: Any) -> None:
+        handler.finish = lambda: notes.append("finish")
+        notes.append("begun")
+        try:
+            ENDLESS[name](handler)
+        except greenlet.GreenletExit:
+            notes.append("GreenletExit")
+            raise
+
+    server, loop = started(ours, act, **attribute)
+    with client_of(server) as client:
+        wait_until(lambda: notes, "the handler")
+        server.shutdown()
+        loop.outcome("serve_forever()")
+        assert notes == ["begun", "GreenletExit", "finish"]
+        read_all(client)
+        server.server_close()
+    assert server.errors == []
+
+
+def test_each_wait_of_a_request_that_is_to_end_says_so(ours: Variant) -> None:
+    notes: list[str] = []
+
+    def act(handler: Any) -> None:
+        for _ in range(3):
+            notes.append("begun")
+            try:
+                handler.rfile.readline()
+            except greenlet.GreenletExit:
+                notes.append("GreenletExit")
+
+    server, loop = started(ours, act, block_on_close=False)
+    with client_of(server):
+        wait_until(lambda: notes, "the handler")
+        server.shutdown()
+        loop.outcome("serve_forever()")
+        server.server_close()
+    assert notes == ["begun", "GreenletExit"] * 3
+
+
+def test_closing_while_serving_ends_requests_too(ours: Variant) -> None:
+    waiting = Waiting(lambda handler: handler.rfile.readline())
+    server, loop = started(ours, waiting, block_on_close=False)
+    with client_of(server) as client:
+        wait_until(lambda: waiting.notes, "the handler")
+        Call(server.server_close).outcome("server_close()")
+        loop.outcome("serve_forever()")
+        assert read_all(client) == b""
+    assert waiting.notes == ["begun"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_exit_in_a_handler_leaves_the_loop(ours: Variant, error: type[BaseException]) -> None:
+    waiting = Waiting(lambda handler: handler.rfile.readline())
+    notes: list[str] = []
+
+    def leave(handler: Any) -> None:
+        handler.rfile.readline()
+        handler.finish = lambda: notes.append("finish")
+        raise error
+
+    server, loop = started(ours, waiting, leave)
+    with client_of(server) as other, client_of(server) as client:
+        wait_until(lambda: waiting.notes, "the first handler")
+        client.sendall(b"line\n")
+        with pytest.raises(error):
+            loop.outcome("serve_forever()")
+        assert notes == ["finish"]
+        assert read_all(client) == b""
+        assert read_all(other) == b"", "the thread that serves has left a request"
+        server.server_close()
+    assert server.errors == []
+    assert waiting.notes == ["begun"]
+
+
+def test_requests_that_an_exit_has_left_are_finished_by_close(ours: Variant) -> None:
+    waiting = Waiting(lambda handler: handler.rfile.readline())
+
+    def leave(handler: Any) -> None:
+        raise KeyboardInterrupt
+
+    server = greenlet_server(ours, waiting, leave)
+    with client_of(server) as client, client_of(server):
+        with pytest.raises(KeyboardInterrupt):
+            server.serve_forever(0.01)
+        assert waiting.notes == ["begun"]
+        client.sendall(b"line\n")
+        server.server_close()
+        assert waiting.notes == ["begun", b"line\n"]
+        assert read_all(client) == b""
+
+
+def test_a_server_serves_again_after_an_exit(ours: Variant) -> None:
+    def leave(handler: Any) -> None:
+        raise KeyboardInterrupt
+
+    with greenlet_server(ours, leave, echo) as server:
+        with client_of(server), pytest.raises(KeyboardInterrupt):
+            server.serve_forever(0.01)
+        loop = Call(server.serve_forever, 0.01)
+        assert ask(server.server_address) == b"HELLO\n"
+        server.shutdown()
+        loop.outcome("serve_forever()")
+
+
+def test_an_exit_leaves_handle_request(ours: Variant) -> None:
+    def leave(handler: Any) -> None:
+        handler.rfile.readline()
+        raise SystemExit(3)
+
+    with greenlet_server(ours, leave) as server, client_of(server) as client:
+        client.sendall(b"line\n")
+        with pytest.raises(SystemExit, match="3"):
+            server.handle_request()
+        assert read_all(client) == b""
+
+
+@pytest.mark.parametrize("block_on_close", [True, False])
+def test_no_greenlet_is_left(ours: Variant, block_on_close: bool) -> None:
+    references: list[Any] = []
+
+    def act(handler: Any) -> None:
+        references.append(weakref.ref(greenlet.getcurrent()))
+        references.append(weakref.ref(handler))
+        echo(handler)
+
+    gc.disable()
+    try:
+        server, loop = started(ours, act, block_on_close=block_on_close)
+        for _ in range(3):
+            assert ask(server.server_address) == b"HELLO\n"
+        with client_of(server) as client:
+            wait_until(lambda: len(references) == 8, "the handler")
+            server.shutdown()
+            if block_on_close:
+                client.sendall(b"line\n")
+            loop.outcome("serve_forever()")
+            server.server_close()
+        assert [reference() for reference in references] == [None] * 8
+    finally:
+        gc.enable()
+
+
+def test_a_server_is_freed_with_what_it_has_begun(ours: Variant) -> None:
+    def act(handler: Any) -> None:
+        echo(handler)
+
+    gc.disable()
+    try:
+        server = greenlet_server(ours, act)
+        with client_of(server) as client:
+            client.sendall(b"line\n")
+            server.handle_request()
+        server.server_close()
+        reference = weakref.ref(server)
+        del server
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
+# --- processes -------------------------------------------------------------------------------
+
+SERVE = """
+    import os, sys
+    class Handler(ss.StreamRequestHandler):
+        def handle(self):
+            handle(self)
+    class Server(ss.GreenletTCPServer):
+        stall_threshold = None
+    with Server(("127.0.0.1", 0), Handler) as server:
+        print(server.server_address[1], flush=True)
+        {loop}
+"""
+
+FORK = """
+    import os
+    def handle(handler):
+        line = handler.rfile.readline()
+        if line != b"fork\\n":
+            handler.wfile.write(line.upper())
+            return
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+            return
+        {child}
+"""
+
+
+@contextlib.contextmanager
+def forking(ours: Variant, child: str) -> Iterator[Any]:
+    """Run a program that serves; told to fork, its handlers do `child` in a child of theirs."""
+    source = FORK.format(child=child) + SERVE.format(loop="server.serve_forever()")
+    with Program(ours, source) as program:
+        yield program, program.read_port()
+
+
+def test_a_child_carries_on_with_the_request_that_forked(ours: Variant) -> None:
+    child = """
+        handler.wfile.write(b"child\\n")
+        handler.wfile.write(handler.rfile.readline().upper())
+    """
+    with forking(ours, child.strip()) as (_, address), connect(address) as other:
+        with connect(address) as client:
+            client.sendall(b"fork\n")
+            assert client.recv(100) == b"child\n"
+            client.sendall(b"on\n")
+            assert read_all(client) == b"ON\n"
+        other.sendall(b"other\n")
+        assert read_all(other) == b"OTHER\n"
+        assert ask(address) == b"HELLO\n"
+
+
+@pytest.mark.parametrize(
+    "child", ["return", "raise SystemExit(0)", "os._exit(0)", "raise LookupError", "raise OSError"]
+)
+def test_other_clients_see_nothing_of_a_child(ours: Variant, child: str) -> None:
+    with forking(ours, child) as (_, address), connect(address) as other:
+        with connect(address) as client:
+            client.sendall(b"fork\n")
+            assert read_all(client) == b""
+        assert select.select([other], [], [], 0)[0] == []
+        other.sendall(b"other\n")
+        assert read_all(other) == b"OTHER\n"
+        assert ask(address) == b"HELLO\n"
+
+
+def test_the_child_of_a_handler_ends_with_its_request(ours: Variant) -> None:
+    child = "handler.wfile.write(b'%d' % os.getpid())"
+    with forking(ours, child) as (program, address):
+        numbers = [ask(address, b"fork\n") for _ in range(3)]
+        assert len({*numbers, b"%d" % program.pid}) == 4
+        assert ask(address) == b"HELLO\n"
+
+
+def test_a_signal_that_raises_leaves_the_loop(ours: Variant) -> None:
+    handle = """
+    def handle(handler):
+        handler.wfile.write(b"reading\\n")
+        handler.rfile.readline()
+    """
+    loop = """
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        server.block_on_close = False
+    """
+    with Program(ours, handle + SERVE.format(loop=loop.strip())) as program:
+        with connect(program.read_port()) as client:
+            assert client.recv(100) == b"reading\n"
+            program.wait_asleep()
+            program.send_signal(signal.SIGINT)
+            assert program.read_line() == "interrupted"
+            assert read_all(client) == b""
+        program.end()
+
+
+def test_without_the_package_a_server_says_what_to_install(ours: Variant) -> None:
+    source = """
+        import sys
+        sys.modules["greenlet"] = None
+        class Server(ss.GreenletMixIn, ss.TCPServer):
+            pass
+        for server_class in (Server, ss.GreenletTCPServer, ss.GreenletUnixStreamServer):
+            try:
+                server_class(("127.0.0.1", 0), ss.BaseRequestHandler)
+            except ImportError as error:
+                print(error, flush=True)
+    """
+    with Program(ours, source) as program:
+        for _ in range(3):
+            assert program.read_line().endswith("pip install 'fastsocketserver[greenlet]'")
+        program.end()
+
+
+def test_only_who_makes_a_server_imports_the_package(ours: Variant) -> None:
+    source = """
+        import sys
+        print("greenlet" in sys.modules, flush=True)
+        ss.GreenletTCPServer(("127.0.0.1", 0), ss.BaseRequestHandler).server_close()
+        print("greenlet" in sys.modules, flush=True)
+    """
+    with Program(ours, source) as program:
+        assert [program.read_line(), program.read_line()] == ["False", "True"]
+        program.end()
+
+
+def test_over_the_unix_family(ours: Variant) -> None:
+    class Handler(ours.StreamRequestHandler):  # type: ignore[misc, name-defined]
+        def handle(self) -> None:
+            echo(self)
+
+    server = ours.GreenletUnixStreamServer("", Handler)
+    with serving(server), client_of(server) as first, client_of(server) as client:
+        client.sendall(b"line\n")
+        assert read_all(client) == b"LINE\n"
+        first.sendall(b"first\n")
+        assert read_all(first) == b"FIRST\n"
