@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_CONNECTING = (errno.EINPROGRESS, errno.EAGAIN)
+_FULL_LISTENER_RETRY = 0.01
+"""Seconds."""
 
 
 def _in_greenlets(wait: Any) -> Any:
@@ -138,15 +139,22 @@ class AcceptedSocket(socket.socket):
 
     def __connect(self, address: Any) -> int:
         timeout = self.gettimeout()
-        self.settimeout(0)
-        try:
-            error = socket.socket.connect_ex(self, address)
-        finally:
-            self.settimeout(timeout)
-        if timeout != 0 and error in _CONNECTING:
+        error = self.__begin_to_connect(address, timeout)
+        # The listener of a Unix socket is full; nothing tells when it is not.
+        while error == errno.EAGAIN and timeout is None:
+            _core.sleep(_FULL_LISTENER_RETRY)
+            error = self.__begin_to_connect(address, timeout)
+        if error == errno.EINPROGRESS and timeout != 0:
             _await(self, writable=True)
             error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return error
+
+    def __begin_to_connect(self, address: Any, timeout: float | None) -> int:
+        self.settimeout(0)
+        try:
+            return socket.socket.connect_ex(self, address)
+        finally:
+            self.settimeout(timeout)
 
     def detach(self) -> int:
         """Close the object, but not its descriptor, which is returned."""

@@ -286,6 +286,27 @@ def test_connect_reports_what_the_system_does(ours: Variant) -> None:
     assert waiting.notes == ["begun", errno.ECONNREFUSED]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full listener refuses")
+def test_connect_waits_for_room_at_a_unix_listener(ours: Variant) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind("")
+        listener.listen(0)
+        first.connect(listener.getsockname())
+
+        def connect_to_it(handler: Any) -> bytes:
+            handler.request.connect(listener.getsockname())
+            return handler.request.getpeername()  # type: ignore[no-any-return]
+
+        waiting = Waiting(connect_to_it)
+        request = socket.socket(socket.AF_UNIX)
+        with serving_request(ours, request, waiting, waiting.tell) as server:
+            client_of(server).close()
+            waiting.assert_waits(server)
+            listener.accept()[0].close()
+            wait_until(lambda: len(waiting.notes) == 2, "the connection")
+        assert waiting.notes == ["begun", listener.getsockname()]
+
+
 # --- not waiting -----------------------------------------------------------------------------
 
 
