@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import sys
 import threading
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     from ._base import BaseServer
 
-_watches: "set[_Watch]" = set()
+_watches: set[_Watch] = set()
 """Those whose threads run."""
 
 
@@ -37,7 +39,9 @@ class _Watch:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._ended.set()
-            thread.join()
+            # Who logs may fork.
+            if thread is not threading.current_thread():
+                thread.join()
 
     def _run(self) -> None:
         engine = self._server._find_engine()
@@ -67,12 +71,30 @@ class _Watch:
         )
 
 
+@functools.cache
+def _pause_in_forks() -> None:
+    """Have no thread run while a handler forks: a child has it not, and Python warns of threads."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_watches.clear)
+
+
+def _pause() -> None:
+    for watch in tuple(_watches):
+        watch.stop()
+
+
+def _go_on() -> None:
+    for watch in tuple(_watches):
+        watch.start()
+
+
 @contextlib.contextmanager
 def watch_stalls(server: BaseServer, threshold: float | None) -> Iterator[None]:
     """Log each time that a request of `server` runs for `threshold` seconds without a wait."""
     if threshold is None:
         yield
         return
+    _pause_in_forks()
     watch = _Watch(server, threshold)
     watch.start()
     _watches.add(watch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import DEADLINE, serving, wait_until
-from probes import LOOPBACK, ask, client_of, read_all
+from probes import LOOPBACK, ask, client_of, connect, read_all
+from program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,3 +127,36 @@ def test_a_server_without_a_threshold_tells_nothing(ours: Variant, told: list[st
         ask(server.server_address)
     assert held == [1]
     assert told == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_no_thread_looks_while_a_handler_forks(ours: Variant) -> None:
+    source = """
+        import os, threading
+
+        def count():
+            return sum(thread.name == "fastsocketserver stalls" for thread in threading.enumerate())
+
+        class Handler(ss.StreamRequestHandler):
+            def handle(self):
+                if os.fork():
+                    os.wait()
+                    server._BaseServer__shutdown_request = True
+                    print("parent", count(), flush=True)
+                else:
+                    print("child", count(), flush=True)
+
+        # What is registered first is called last.
+        os.register_at_fork(before=lambda: print("fork", count(), flush=True))
+        server = ss.GreenletTCPServer(("127.0.0.1", 0), Handler)
+        print(server.server_address[1], flush=True)
+        with server:
+            server.serve_forever()
+        print("end", count(), flush=True)
+    """
+    with Program(ours, source) as program:
+        with connect(program.read_port()) as client:
+            assert read_all(client) == b""
+        lines = [program.read_line() for _ in range(4)]
+        assert lines == ["fork 0", "child 0", "parent 1", "end 0"]
+        assert program.wait() == 0
