@@ -14,14 +14,25 @@ from conftest import DEADLINE, serving
 from probes import LOOPBACK, Call, ask, ask_nothing, client_of, connect, read_all
 from program import Program
 
+from fastsocketserver import _cooperative
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from variants import Variant
 
 DISPATCHES = ["TCPServer", "ThreadingTCPServer", "GreenletTCPServer"]
 if hasattr(os, "fork"):
     DISPATCHES.append("ForkingTCPServer")
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_left() -> Iterator[None]:
+    """End the threads of `to_thread()`: later tests fork."""
+    yield
+    if _cooperative._pool is not None:
+        _cooperative._pool.shutdown()
+        _cooperative._forget_pool()
 
 
 def server_of(
