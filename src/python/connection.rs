@@ -57,6 +57,29 @@ impl Connection<'_, '_> {
         Ok(received)
     }
 
+    /// Receives into `room` until it is full or the stream has ended: how many bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive); those of the system only before the first byte.
+    pub(super) fn receive_whole(self, room: &mut Room<'_>) -> Result<Option<usize>, Raised> {
+        let (habit, mut length) = (Habit::default(), 0);
+        while room.left() > 0 {
+            match self.receive(room, &habit) {
+                Ok(Some(received @ 1..)) => length += received,
+                Ok(None) if length == 0 => return Ok(None),
+                Err(Raised::System(_)) if length > 0 => break,
+                outcome => return outcome.map(|_| Some(length)),
+            }
+        }
+        Ok(Some(length))
+    }
+
+    /// Whether calls wait for as long as it takes.
+    pub(super) fn waits_for_good(self) -> PyResult<bool> {
+        Ok(matches!(self.deadline()?, Deadline::Never))
+    }
+
     /// Receives into `room` what is there, for a caller who then waits without it: where requests
     /// wait on one stack, each takes a copy of its part of it along.
     ///

@@ -41,7 +41,8 @@ pub(super) fn recv<'py>(
     bufsize: isize,
     flags: i32,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if flags != 0 {
+    let is_whole = waits_for_whole(socket, flags)?;
+    if flags != 0 && !is_whole {
         let recv = socket::inherited(socket.py(), "recv")?;
         return with_flags(socket, Direction::Readable, flags, |flags| {
             call(&recv, (socket, bufsize, flags))
@@ -49,8 +50,7 @@ pub(super) fn recv<'py>(
     }
     let size = usize::try_from(bufsize)
         .map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
-    let bytes: Option<Bound<'py, PyBytes>> =
-        filled(socket.py(), size, |target| Connection(socket).receive(target, &Habit::default()))?;
+    let bytes = filled(socket.py(), size, |target| receive(socket, target, is_whole))?;
     Ok(bytes.ok_or_else(would_block)?.into_any())
 }
 
@@ -64,7 +64,8 @@ pub(super) fn recv_into<'py>(
     flags: i32,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
-    if flags != 0 {
+    let is_whole = waits_for_whole(socket, flags)?;
+    if flags != 0 && !is_whole {
         let recv_into = socket::inherited(py, "recv_into")?;
         return with_flags(socket, Direction::Readable, flags, |flags| {
             call(&recv_into, (socket, buffer, nbytes, flags))
@@ -78,9 +79,8 @@ pub(super) fn recv_into<'py>(
         return Err(PyValueError::new_err("buffer too small for requested bytes"));
     }
     let size = if size == 0 { target.len() } else { size };
-    let length = Connection(socket)
-        .receive(&mut Room::over(&mut target[..size]), &Habit::default())?
-        .ok_or_else(would_block)?;
+    let length =
+        receive(socket, &mut Room::over(&mut target[..size]), is_whole)?.ok_or_else(would_block)?;
     Ok(length.into_pyobject(py)?.into_any())
 }
 
@@ -148,6 +148,24 @@ pub(super) fn write_all(writer: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyRe
     let view = View::of(b)?;
     let bytes = view.bytes();
     if Connection(&socket).send_all(bytes)? { Ok(bytes.len()) } else { Err(would_block().into()) }
+}
+
+/// Whether the caller wants no part of what it is to receive, in a table, where the system cannot be
+/// left to wait for the whole.
+fn waits_for_whole(socket: &Bound<'_, PyAny>, flags: i32) -> PyResult<bool> {
+    Ok(flags == libc::MSG_WAITALL && table::is_current() && Connection(socket).waits_for_good()?)
+}
+
+fn receive(
+    socket: &Bound<'_, PyAny>,
+    room: &mut Room<'_>,
+    is_whole: bool,
+) -> Result<Option<usize>, Raised> {
+    if is_whole {
+        Connection(socket).receive_whole(room)
+    } else {
+        Connection(socket).receive(room, &Habit::default())
+    }
 }
 
 /// Calls an inherited method with `flags`. In a table, other requests run until `socket` is what

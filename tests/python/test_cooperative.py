@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import DEADLINE, serving
+from fastsocketserver import _cooperative
 from probes import LOOPBACK, Call, ask, ask_nothing, client_of, connect, read_all
 from program import Program
-
-from fastsocketserver import _cooperative
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

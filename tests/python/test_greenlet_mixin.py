@@ -153,6 +153,31 @@ def test_receiving_lets_others_run(ours: Variant, name: str, timeout: float | No
     assert waiting.notes == ["begun", b"go\n"]
 
 
+@pytest.mark.parametrize("name", ["recv", "recv_into"])
+def test_receiving_the_whole_lets_others_run(ours: Variant, name: str) -> None:
+    whole: dict[str, Act] = {
+        "recv": lambda h: h.request.recv(3, socket.MSG_WAITALL),
+        "recv_into": lambda h: filled(lambda b: h.request.recv_into(b, 3, socket.MSG_WAITALL)),
+    }
+    waiting = Waiting(whole[name])
+    with served(ours, waiting, waiting.tell) as server, client_of(server) as client:
+        client.sendall(b"g")
+        waiting.assert_waits(server)
+        client.sendall(b"o\n")
+        assert read_all(client) == b""
+    assert waiting.notes == ["begun", b"go\n"]
+
+
+def test_the_whole_is_what_comes_before_the_end(ours: Variant) -> None:
+    waiting = Waiting(lambda handler: handler.request.recv(100, socket.MSG_WAITALL))
+    with served(ours, waiting, waiting.tell) as server, client_of(server) as client:
+        client.sendall(b"go")
+        waiting.assert_waits(server)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b""
+    assert waiting.notes == ["begun", b"go"]
+
+
 def send_on(send: Callable[[Any], int]) -> None:
     """Send all of `LARGE` by a call that says how much of it has been sent."""
     rest = memoryview(LARGE)
