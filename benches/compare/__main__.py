@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     options = _parse(arguments)

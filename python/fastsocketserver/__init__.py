@@ -20,6 +20,7 @@ from time import monotonic as time
 from . import _core
 from ._accepted import AcceptedSocket as _AcceptedSocket
 from ._base import BaseServer, _ServerSelector as _ServerSelector
+from ._cooperative import sleep as sleep, to_thread as to_thread
 from ._handlers import (
     BaseRequestHandler,
     DatagramRequestHandler,
@@ -27,7 +28,6 @@ from ._handlers import (
     _SocketWriter,
 )
 from ._install import install as install, uninstall as uninstall
-from ._cooperative import sleep as sleep, to_thread as to_thread
 from ._mixins import (
     GreenletMixIn,
     GreenletTCPServer,

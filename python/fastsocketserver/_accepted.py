@@ -97,10 +97,10 @@ class AcceptedSocket(socket.socket):
 
     @_in_greenlets
     def sendto(self, data: Any, flags_or_address: Any, *address: Any) -> int:
-        flags, *address = (flags_or_address, *address) if address else (0, flags_or_address)
+        flags, to = (flags_or_address, address) if address else (0, (flags_or_address,))
 
         def send(flags: int) -> int:
-            return socket.socket.sendto(self, data, flags, *address)
+            return socket.socket.sendto(self, data, flags, *to)
 
         return self.__send(send, flags)
 

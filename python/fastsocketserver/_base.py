@@ -103,16 +103,20 @@ class BaseServer:
         """
         self.__is_shut_down.clear()
         try:
-            engine = self._find_engine()
-            if _waits_natively():
-                engine.serve(self, poll_interval, None)
-            else:
-                with _ServerSelector() as selector:
-                    selector.register(self, selectors.EVENT_READ)
-                    engine.serve(self, poll_interval, selector.select)
+            self._run_loop(poll_interval)
         finally:
             self.__shutdown_request = False
             self.__is_shut_down.set()
+
+    def _run_loop(self, poll_interval: float | None) -> None:
+        """Do all that `shutdown()` waits for."""
+        engine = self._find_engine()
+        if _waits_natively():
+            engine.serve(self, poll_interval, None)
+        else:
+            with _ServerSelector() as selector:
+                selector.register(self, selectors.EVENT_READ)
+                engine.serve(self, poll_interval, selector.select)
 
     def shutdown(self) -> None:
         """Have `serve_forever()` return, and wait until it has.

@@ -6,47 +6,19 @@ anything does.
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import threading
-
 from . import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from concurrent.futures import ThreadPoolExecutor
     from typing import ParamSpec, TypeVar
 
     Parameters = ParamSpec("Parameters")
     Result = TypeVar("Result")
 
-_lock = threading.Lock()
-_greenlet_servers = 0
-"""How many servers handle requests in greenlets just now."""
-
 _pool: ThreadPoolExecutor | None = None
 """Runs what blocks; made when first needed, and anew in a forked child."""
-
-
-@contextlib.contextmanager
-def cooperating() -> Iterator[None]:
-    """Have TLS of requests in greenlets wait as they do, for the length of a `with` block."""
-    global _greenlet_servers
-    with _lock:
-        _greenlet_servers += 1
-    tls = None
-    if "ssl" in sys.modules:
-        from . import _tls as tls
-
-        tls.begin()
-    try:
-        yield
-    finally:
-        with _lock:
-            _greenlet_servers -= 1
-            if tls is not None and not _greenlet_servers:
-                tls.end()
 
 
 def sleep(seconds: float) -> None:
@@ -76,8 +48,10 @@ def to_thread(
         return function(*args, **kwargs)
     import contextvars
 
-    context = contextvars.copy_context()
-    future = _find_pool().submit(context.run, function, *args, **kwargs)
+    def call() -> Result:
+        return function(*args, **kwargs)
+
+    future = _find_pool().submit(contextvars.copy_context().run, call)
     future.add_done_callback(lambda _: parking.leave())
     try:
         parking.wait()

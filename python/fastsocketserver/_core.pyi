@@ -8,16 +8,22 @@ from typing_extensions import Buffer, Self, disjoint_base
 
 __all__ = [
     "Engine",
+    "Parking",
     "Reader",
     "RequestHandle",
     "SocketFile",
     "Writer",
     "call_program",
+    "check_greenlets",
     "close",
     "declare_accepted_socket",
     "declare_defaults",
+    "forget_descriptor",
     "forget_threads",
+    "is_in_table",
+    "make_cooperative",
     "method",
+    "open_parking",
     "open_reader",
     "open_writer",
     "recv",
@@ -26,9 +32,12 @@ __all__ = [
     "run_file",
     "send",
     "sendall",
+    "sleep",
+    "start_request_greenlet",
     "start_request_thread",
     "stop_caching_threads",
     "wait_readable",
+    "wait_ready",
     "write_all",
 ]
 
@@ -70,6 +79,43 @@ class Engine:
 
     def is_serving_thread(self) -> bool:
         """Whether the calling thread is inside `serve()`."""
+
+    def enter_table(self) -> None:
+        """Say that the calling thread will finish the requests that it begins in greenlets."""
+
+    def finish_requests(self, end: bool) -> None:
+        """Go on with the requests that the calling thread has begun in greenlets, to their end.
+
+        With `end`, each of their waits raises `greenlet.GreenletExit`. Where a loop of this thread
+        goes on with them already, this returns at once.
+        """
+
+    def leave_table(self) -> None:
+        """Say that the calling thread goes on with no requests any more; after `enter_table()`."""
+
+    def close_requests(self, end: bool) -> None:
+        """Do what `finish_requests()` does, and wait for other threads that do the same."""
+
+    def held(self) -> list[tuple[int, float]]:
+        """Say which threads' requests have run without a wait until now.
+
+        Returns:
+            For each the thread's `ident`, and the seconds.
+        """
+
+@final
+class Parking:
+    """A place where a request in a greenlet waits until somebody, in any thread, ends that."""
+
+    def wait(self) -> None:
+        """Let other requests run until `leave()` has been called.
+
+        Raises:
+            greenlet.GreenletExit: The request is to end.
+        """
+
+    def leave(self) -> None:
+        """End the wait, be it one that has not begun."""
 
 @disjoint_base
 class SocketFile:
@@ -168,20 +214,39 @@ def call_program(callable: Callable[..., object], args: tuple[Any, ...]) -> bool
     ends the process.
     """
 
+def check_greenlets() -> None:
+    """Make sure that the package `greenlet` is there.
+
+    Raises:
+        ImportError: It is not; the error says what to install.
+    """
+
 def close(socket: socket, /) -> None:
     """`socket.close`, for accepted sockets."""
 
 def declare_accepted_socket(class_: type[socket]) -> None:
     """Tell which class accepted sockets have; called once, when it is defined."""
 
-def declare_defaults(base: type, tcp: type, udp: type, threading: type) -> None:
+def declare_defaults(base: type, tcp: type, udp: type, threading: type, greenlet: type) -> None:
     """Tell which methods are the package's own; called once, when its classes are defined."""
+
+def forget_descriptor(fd: int) -> None:
+    """Say that a descriptor that requests in greenlets have waited for is somebody else's now."""
 
 def forget_threads() -> None:
     """Say that this process was forked, and has none of the threads that there were."""
 
+def is_in_table() -> bool:
+    """Whether the caller runs in a request's greenlet, and may let others run while it waits."""
+
+def make_cooperative(request: Any) -> None:
+    """Have an object that is exactly a `socket.socket` let other requests run where it waits."""
+
 def method(function: Callable[..., Any]) -> Any:
     """Make a method of `function`: as an attribute of a class it is given the object first."""
+
+def open_parking() -> Parking | None:
+    """Return a place for the calling request to wait at; `None` where it is not in a greenlet."""
 
 def open_reader(socket: Any, buffer_size: int) -> Any:
     """Open the file that a stream handler reads from.
@@ -217,6 +282,16 @@ def send(socket: socket, data: Buffer, flags: int = 0, /) -> int:
 def sendall(socket: socket, data: Buffer, flags: int = 0, /) -> None:
     """`socket.sendall`, which tries before it releases the interpreter lock."""
 
+def sleep(seconds: float) -> bool:
+    """Let other requests run for so long; return false, at once, outside of a greenlet.
+
+    Raises:
+        greenlet.GreenletExit: The request is to end.
+    """
+
+def start_request_greenlet(server: Any, request: Any, client_address: Any) -> None:
+    """Have a request handled in a greenlet, when the loop of this thread goes on."""
+
 def start_request_thread(server: Any, request: Any, client_address: Any) -> bool:
     """Have `server.process_request_thread(request, client_address)` run in a cached thread.
 
@@ -238,6 +313,12 @@ def wait_readable(server: Any, timeout: float | None) -> bool:
 
     Raises:
         ValueError: `server.fileno()` is no descriptor.
+    """
+
+def wait_ready(fd: int, writable: bool, timeout: float | None) -> bool:
+    """Wait until a descriptor can be read, or written to; false after `timeout` seconds.
+
+    A request in a greenlet lets others run meanwhile.
     """
 
 def write_all(self: Any, b: Buffer) -> int:

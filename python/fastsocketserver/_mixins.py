@@ -7,8 +7,6 @@ import socket
 import threading
 
 from . import _core
-from ._cooperative import cooperating
-from ._stalls import watch_stalls
 from ._servers import TCPServer, UDPServer
 
 TYPE_CHECKING = False
@@ -240,10 +238,12 @@ class GreenletMixIn(_Server):
         An exception that a handler raises, `KeyboardInterrupt` or `SystemExit`, leaves at once; the
         other requests are ended then, or on the main thread by `server_close()`.
         """
+        from ._greenlets import waiting_tls
+
         engine = self._find_engine()
         engine.enter_table()
         try:
-            with cooperating(), watch_stalls(self, self.stall_threshold):
+            with waiting_tls():
                 super().serve_forever(poll_interval)
                 engine.finish_requests(self.__ends_requests())
         except BaseException:
@@ -253,12 +253,22 @@ class GreenletMixIn(_Server):
         finally:
             engine.leave_table()
 
+    def _run_loop(self, poll_interval: float | None) -> None:
+        from ._stalls import watch_stalls
+
+        with watch_stalls(self, self.stall_threshold):
+            super()._run_loop(poll_interval)
+            if self.__ends_requests():
+                self._find_engine().finish_requests(True)
+
     def handle_request(self) -> Any:
         """Wait for one request and handle it to its end.
 
         Other requests that have begun go on meanwhile.
         """
-        with cooperating():
+        from ._greenlets import waiting_tls
+
+        with waiting_tls():
             return super().handle_request()
 
     def process_request_greenlet(self, request: RequestType, client_address: AddressType) -> None:

@@ -49,7 +49,7 @@ class GreenletSSLSocket(ssl.SSLSocket):
         return self._timeout != 0
 
     @property
-    def timeout(self) -> float | None:  # type: ignore[override]
+    def timeout(self) -> float | None:
         """The seconds after which operations raise `TimeoutError`."""
         return self._timeout
 
@@ -61,11 +61,15 @@ class GreenletSSLSocket(ssl.SSLSocket):
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:
         """Receive up to `len` bytes."""
-        return self._finish("read", self._timeout, lambda: super(GreenletSSLSocket, self).read(len, buffer))
+        return self._finish(
+            "read", self._timeout, lambda: super(GreenletSSLSocket, self).read(len, buffer)
+        )
 
     def write(self, data: Any) -> int:
         """Send from `data`; returns how many bytes were sent."""
-        return self._finish("write", self._timeout, lambda: super(GreenletSSLSocket, self).write(data))
+        return self._finish(
+            "write", self._timeout, lambda: super(GreenletSSLSocket, self).write(data)
+        )
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Send from `data`; returns how many bytes were sent."""

@@ -118,8 +118,8 @@ impl Engine {
         self.own_tables().iter().for_each(|table| table.tell_idle());
     }
 
-    /// Waits until no request is unfinished in a greenlet, wherever it runs; otherwise as
-    /// `finish_requests`.
+    /// Waits until no request is unfinished in a greenlet, wherever it runs, and the threads that have
+    /// finished them are about to leave `serve_forever`; otherwise as `finish_requests`.
     fn close_requests(&self, py: Python<'_>, end: bool) -> PyResult<()> {
         self.finish_requests(py, end)?;
         for table in self.own_tables().into_iter().filter(|table| !table.is_here()) {

@@ -51,7 +51,7 @@ pub(super) struct Table {
     state: Mutex<State>,
     /// Waits that something else than a descriptor or a timer has ended; other threads may add to it.
     woken: Mutex<Vec<WaitId>>,
-    /// Told when the last request has ended, or nobody goes on with them any more.
+    /// Told when nobody goes on with the requests any more.
     idle: Condvar,
 }
 
@@ -370,7 +370,7 @@ impl Table {
         let _ = self.waker.wake();
     }
 
-    /// Waits until no request is unfinished, as long as another thread goes on with them.
+    /// Waits until no thread goes on with requests of this server, which `is_busy` tells.
     ///
     /// # Errors
     ///
@@ -378,21 +378,18 @@ impl Table {
     pub(super) fn wait_idle(
         &self,
         py: Python<'_>,
-        is_driven: impl Fn() -> bool + Send + Sync,
+        is_busy: impl Fn() -> bool + Send + Sync,
     ) -> PyResult<()> {
         /// How long a signal's handler may have to wait.
         const PATIENCE: Duration = Duration::from_millis(100);
-        let is_busy = |state: &mut State| !state.requests.is_empty() && is_driven();
-        loop {
-            let is_over = py.detach(|| {
-                let waited = self.idle.wait_timeout_while(self.state(), PATIENCE, is_busy);
-                !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        while is_busy() {
+            py.detach(|| {
+                let waited = self.idle.wait_timeout_while(self.state(), PATIENCE, |_| is_busy());
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
             });
-            if is_over {
-                return Ok(());
-            }
             py.check_signals()?;
         }
+        Ok(())
     }
 
     /// Tells those who wait that nobody goes on with the requests any more.
@@ -523,11 +520,7 @@ impl Table {
     }
 
     fn finished(&self, request: RequestId) {
-        let mut state = self.state();
-        state.requests.remove(&request);
-        if state.requests.is_empty() {
-            self.idle.notify_all();
-        }
+        self.state().requests.remove(&request);
     }
 
     fn forget(&self, fd: RawFd, is_closing: bool) {

@@ -16,8 +16,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-TAKE_GREENLETS = ()
-"""The tests of programs whose threads do no more than answer requests: they run in greenlets too."""
+TAKE_GREENLETS = {
+    "test_http_server",
+    "test_logging_config",
+    "test_prometheus_client",
+    "test_pymodbustcp",
+    "test_pynetdicom",
+    "test_pytest_httpserver",
+    "test_rangehttpserver",
+    "test_werkzeug",
+}
+"""The tests of programs whose threads do no more than answer requests: they run in greenlets too.
+
+Not among them is websocket-server, which sends from threads of its own to sockets of others.
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs_threads(why): not with requests in greenlets")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -44,7 +60,8 @@ def certificate(tmp_path: Path) -> Path:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "both" in metafunc.fixturenames:
-        takes_greenlets = metafunc.module.__name__ in TAKE_GREENLETS
+        needs_threads = metafunc.definition.get_closest_marker("needs_threads")
+        takes_greenlets = metafunc.module.__name__ in TAKE_GREENLETS and not needs_threads
         dispatches = ["threads", "greenlets"] if takes_greenlets else ["threads"]
         metafunc.parametrize("both", dispatches, indirect=True)
 

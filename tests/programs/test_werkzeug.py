@@ -56,6 +56,7 @@ def test_run_simple(both: Both, options: list[str], version: int, process: bytes
     assert both.interrupt() == 0
 
 
+@pytest.mark.needs_threads("requests meet at a barrier")
 def test_requests_at_the_same_time(both: Both) -> None:
     """Three requests that wait for each other are in three threads at once."""
     both.start(PROGRAM, "--threaded", ready=READY)

@@ -112,6 +112,15 @@ def test_threading_mixin() -> None:
     )
 
 
+def test_greenlet_mixin() -> None:
+    pytest.importorskip("greenlet", reason="greenlet is not installed")
+    assert run("greenlet_mixin.py") == (
+        0,
+        "the loop has read good evening\nthe loop has read good morning\n",
+        "",
+    )
+
+
 @needs_fork
 def test_forking_mixin() -> None:
     status, output, errors = run("forking_mixin.py")

@@ -818,3 +818,62 @@ def test_wrong_command_line(tmp_path: Path, arguments: str, complaint: str) -> N
     assert re.sub("^fastsocketserver[: ]+(run[: ]+)?", "run: ", errors) == (
         f"run: {complaint.removeprefix('run: ')}\n"
     )
+
+
+# In greenlets
+
+THREADED = """
+import socket, sys, threading
+import socketserver
+
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(threading.current_thread().name.encode() + b" " + self.rfile.readline())
+
+class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    daemon_threads = True
+
+    def process_request_thread(self, request, client_address):
+        print("process_request_thread")
+        super().process_request_thread(request, client_address)
+
+for server_class in (Server, socketserver.ThreadingTCPServer):
+    with server_class(("127.0.0.1", 0), Handler) as server:
+        loop = threading.Thread(target=server.serve_forever, name="the loop")
+        loop.start()
+        silent, client = (socket.create_connection(server.server_address) for _ in range(2))
+        client.sendall(b"hello\\n")
+        print(client.makefile().readline().strip())
+        client.close()
+        server.shutdown()
+        silent.close()
+        loop.join()
+"""
+
+
+def test_requests_run_in_greenlets_in_place_of_threads(tmp_path: Path) -> None:
+    pytest.importorskip("greenlet", reason="greenlet is not installed")
+    write(tmp_path / "program.py", THREADED)
+    with Command(*RUN, "--dispatch", "greenlets", "program.py", cwd=tmp_path) as command:
+        output = "process_request_thread\n" * 2 + "the loop hello\n" * 2
+        assert command.wait() == (0, output, "")
+
+
+def test_dispatch_of_a_module(tmp_path: Path) -> None:
+    pytest.importorskip("greenlet", reason="greenlet is not installed")
+    write(
+        tmp_path / "program.py",
+        "import socketserver; print(socketserver.ThreadingMixIn.__mro__[1])",
+    )
+    with Command(*RUN, "--dispatch", "greenlets", "-m", "program", cwd=tmp_path) as command:
+        assert command.wait() == (0, "<class 'socketserver.GreenletMixIn'>\n", "")
+
+
+def test_dispatch_without_what_it_takes(tmp_path: Path) -> None:
+    write(tmp_path / "greenlet.py", "raise ImportError('not here')")
+    write(tmp_path / "program.py", "print('runs')")
+    with Command(*RUN, "--dispatch", "greenlets", "program.py", cwd=tmp_path) as command:
+        status, output, errors = command.wait()
+    assert (status, output) == (2, "")
+    assert "pip install 'fastsocketserver[greenlet]'" in errors
+    assert errors.count("\n") == 1

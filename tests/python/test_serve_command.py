@@ -150,6 +150,7 @@ DISPATCHES = [
     "sync",
     "threads",
     pytest.param("forks", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")),
+    "greenlets",
 ]
 SIGNALS = [
     pytest.param(signal.SIGINT, id="SIGINT"),
