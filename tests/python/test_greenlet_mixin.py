@@ -1189,6 +1189,25 @@ def test_closing_while_serving_ends_requests_too(ours: Variant) -> None:
     assert waiting.notes == ["begun"]
 
 
+def test_requests_are_ended_on_the_thread_that_serves(ours: Variant) -> None:
+    idents: list[int] = []
+
+    def act(handler: Any) -> None:
+        idents.append(threading.get_ident())
+        try:
+            handler.rfile.readline()
+        finally:
+            idents.append(threading.get_ident())
+
+    server, loop = started(ours, act, block_on_close=False)
+    with client_of(server):
+        wait_until(lambda: idents, "the handler")
+        server.server_close()
+        loop.outcome("serve_forever()")
+    assert idents == [loop.ident, loop.ident]
+    assert loop.ident != threading.get_ident()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_exit_in_a_handler_leaves_the_loop(ours: Variant, error: type[BaseException]) -> None:
     waiting = Waiting(lambda handler: handler.rfile.readline())
