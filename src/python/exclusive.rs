@@ -31,6 +31,13 @@ struct State<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Borrower(ThreadId, Option<Place>);
 
+impl Borrower {
+    /// Whether `other` cannot go on before this one does.
+    fn stops(self, other: Self) -> bool {
+        self.0 == other.0 && (self.1 == other.1 || self.1.is_none())
+    }
+}
+
 /// The value, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Lent<'a, T> {
@@ -63,7 +70,7 @@ impl<T: Send> Exclusive<T> {
                 state.borrower = Some(caller);
                 return Ok(Lent { owner: self, value: Some(value) });
             }
-            if state.borrower == Some(caller) {
+            if state.borrower.is_some_and(|borrower| caller.stops(borrower)) {
                 return Err(PyRuntimeError::new_err("reentrant call"));
             }
             if let Some(parking) = Parking::open().map(Arc::new) {
@@ -71,9 +78,6 @@ impl<T: Send> Exclusive<T> {
                 drop(state);
                 parking.wait(py)?;
                 continue;
-            }
-            if state.borrower.is_some_and(|borrower| borrower.0 == caller.0) {
-                return Err(PyRuntimeError::new_err("reentrant call"));
             }
             drop(state);
             py.detach(|| {

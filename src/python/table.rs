@@ -133,30 +133,28 @@ thread_local! {
     static DRIVEN: RefCell<Vec<Arc<Table>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The table of the request that the caller belongs to, if it runs in one's greenlet.
-pub(super) fn current() -> Option<InTable> {
+/// What `look` sees in the request that the caller belongs to, if it runs in one's greenlet.
+fn in_current<T>(look: impl FnOnce(&Arc<Table>, RequestId) -> T) -> Option<T> {
     CURRENT.with_borrow(|current| {
         let (table, request) = current.as_ref()?;
         // A forked child waits as everybody does: the poll object is its parent's.
-        let is_own = table.generation == sys::generation();
-        is_own.then(|| InTable { table: Arc::clone(table), request: *request })
+        table.is_own().then(|| look(table, *request))
     })
+}
+
+/// The table of the request that the caller belongs to, if it runs in one's greenlet.
+pub(super) fn current() -> Option<InTable> {
+    in_current(|table, request| InTable { table: Arc::clone(table), request })
 }
 
 /// Whether the caller runs in a request's greenlet.
 pub(super) fn is_current() -> bool {
-    CURRENT.with_borrow(|current| {
-        current.as_ref().is_some_and(|(table, _)| table.generation == sys::generation())
-    })
+    in_current(|_, _| ()).is_some()
 }
 
-/// The request that the caller belongs to, if it runs in one's greenlet.
+/// Which request the caller belongs to, if it runs in one's greenlet.
 pub(super) fn place() -> Option<Place> {
-    CURRENT.with_borrow(|current| {
-        let (table, request) = current.as_ref()?;
-        let is_own = table.generation == sys::generation();
-        is_own.then(|| Place { table: Arc::as_ptr(table).addr(), request: *request })
-    })
+    in_current(|table, request| Place { table: Arc::as_ptr(table).addr(), request })
 }
 
 /// Whether this thread drives a table.
