@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     options = _parse(arguments)
     machine = _machine(options.load or _build_load())
-    idle.allow_descriptors(max(workload.clients for workload in WORKLOADS) + 2 * idle.SPARE)
+    most = max(workload.clients + workload.idle for workload in WORKLOADS)
+    idle.allow_descriptors(most + 2 * idle.SPARE)
     contenders = _choose(options.contenders)
     workloads = [
         workload

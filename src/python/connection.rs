@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyTimeoutError;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::error::Raised;
 use super::interpreter::wait_in_turn;
+use super::socket;
 use super::table::{self, InTable, Switching};
 use crate::sys::{self, Flow, Room};
 use crate::wait::{Blocking, Direction, Wait};
@@ -294,13 +294,12 @@ impl Connection<'_, '_> {
     }
 
     fn fileno(self) -> PyResult<RawFd> {
-        self.0.call_method0(intern!(self.0.py(), "fileno"))?.extract()
+        socket::fileno(self.0)
     }
 
     /// When the socket's timeout, as it is now, will be over.
     fn deadline(self) -> PyResult<Deadline> {
-        let timeout = self.0.call_method0(intern!(self.0.py(), "gettimeout"))?;
-        Ok(match timeout.extract::<Option<f64>>()? {
+        Ok(match socket::gettimeout(self.0)? {
             None => Deadline::Never,
             Some(0.0) => Deadline::Now,
             Some(seconds) => Duration::try_from_secs_f64(seconds)

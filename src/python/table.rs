@@ -101,7 +101,8 @@ struct Watch {
 
 #[derive(Debug)]
 struct Waiting {
-    greenlet: Py<PyAny>,
+    /// Taken when the wait is over.
+    greenlet: Option<Py<PyAny>>,
     request: RequestId,
     /// Where the greenlet goes back to at its end.
     hub: HubId,
@@ -121,9 +122,13 @@ enum Outcome {
 
 /// What the hub does next.
 #[derive(Debug)]
-enum Next {
-    GoOn(WaitId),
-    Begin { greenlet: Py<PyAny>, args: Py<PyTuple>, request: RequestId, hub: HubId },
+struct Next {
+    greenlet: Py<PyAny>,
+    /// What a greenlet begins with; `None` where it goes on.
+    args: Option<Py<PyTuple>>,
+    request: RequestId,
+    /// Where the greenlet goes back to at its end.
+    hub: HubId,
 }
 
 thread_local! {
@@ -238,7 +243,7 @@ impl Table {
         state.last_request += 1;
         let request = state.last_request;
         state.requests.insert(request);
-        state.next.push_back(Next::Begin { greenlet, args: args.unbind(), request, hub });
+        state.next.push_back(Next { greenlet, args: Some(args.unbind()), request, hub });
         Ok(())
     }
 
@@ -403,17 +408,10 @@ impl Table {
     }
 
     fn switch_to(self: &Arc<Self>, py: Python<'_>, next: Next) -> PyResult<()> {
+        let Next { greenlet, args, request, hub: parent } = next;
+        let greenlet = greenlet.into_bound(py);
+        let args = args.map_or_else(|| PyTuple::empty(py), |args| args.into_bound(py));
         let mut state = self.state();
-        let (greenlet, args, request, parent) = match next {
-            Next::Begin { greenlet, args, request, hub } => {
-                (greenlet.into_bound(py), args.into_bound(py), request, hub)
-            }
-            Next::GoOn(wait) => {
-                let Some(waiting) = state.waits.get(&wait) else { return Ok(()) };
-                let greenlet = waiting.greenlet.bind(py).clone();
-                (greenlet, PyTuple::empty(py), waiting.request, waiting.hub)
-            }
-        };
         let hub = state.hubs.last().filter(|hub| hub.id != parent);
         let hub = hub.map(|hub| hub.greenlet.bind(py).clone());
         let former_since = state.running.replace(Instant::now());
@@ -443,8 +441,13 @@ impl Table {
         wait: Option<WaitId>,
     ) -> Result<bool, Raised> {
         let wait = self.begin_wait(py, request, for_what, deadline, wait)?;
-        let switched = self.switch_to_hub(py, wait);
-        self.finish_wait(py, wait, switched)
+        loop {
+            let switched = self.switch_to_hub(py);
+            // Nothing has come of it where a program has switched here by itself.
+            if let Some(outcome) = self.finish_wait(py, wait, switched) {
+                return outcome;
+            }
+        }
     }
 
     #[inline(never)]
@@ -457,7 +460,7 @@ impl Table {
         wait: Option<WaitId>,
     ) -> Result<WaitId, Raised> {
         let greenlets = Greenlets::get(py)?;
-        let greenlet = greenlets.current(py)?.unbind();
+        let greenlet = Some(greenlets.current(py)?.unbind());
         let mut state = self.state();
         if request <= state.ended {
             drop(state);
@@ -479,20 +482,9 @@ impl Table {
         Ok(wait)
     }
 
-    fn switch_to_hub(&self, py: Python<'_>, wait: WaitId) -> PyResult<()> {
-        loop {
-            let hub = self.hub(py)?.1;
-            Greenlets::get(py)?.switch(&hub, &PyTuple::empty(py))?;
-            if self.is_over(wait) {
-                return Ok(());
-            }
-            // A program has switched here by itself.
-        }
-    }
-
-    #[inline(never)]
-    fn is_over(&self, wait: WaitId) -> bool {
-        self.state().waits.get(&wait).is_none_or(|waiting| waiting.outcome.is_some())
+    fn switch_to_hub(&self, py: Python<'_>) -> PyResult<()> {
+        let (_, hub) = self.hub(py)?;
+        Greenlets::get(py)?.switch(&hub, &PyTuple::empty(py))
     }
 
     #[inline(never)]
@@ -501,20 +493,24 @@ impl Table {
         py: Python<'_>,
         wait: WaitId,
         switched: PyResult<()>,
-    ) -> Result<bool, Raised> {
+    ) -> Option<Result<bool, Raised>> {
         let mut state = self.state();
-        let mut waiting = state.waits.remove(&wait);
-        if let Some(waiting) = &mut waiting {
-            let State { timers, watches, .. } = &mut *state;
-            waiting.leave_lists(wait, timers, watches);
+        let mut waiting = state.waits.remove(&wait)?;
+        if waiting.outcome.is_none() && switched.is_ok() {
+            state.waits.insert(wait, waiting);
+            return None;
         }
+        let State { timers, watches, .. } = &mut *state;
+        waiting.leave_lists(wait, timers, watches);
         drop(state);
-        switched?;
-        match waiting.and_then(|waiting| waiting.outcome) {
-            Some(Outcome::Ready) | None => Ok(true),
-            Some(Outcome::TimedOut) => Ok(false),
-            Some(Outcome::Ended) => Err(Greenlets::get(py)?.exit(py).into()),
-        }
+        Some(match (switched, waiting.outcome) {
+            (Err(error), _) => Err(error.into()),
+            (Ok(()), Some(Outcome::TimedOut)) => Ok(false),
+            (Ok(()), Some(Outcome::Ended)) => Greenlets::get(py)
+                .and_then(|greenlets| Err(greenlets.exit(py)))
+                .map_err(Raised::from),
+            (Ok(()), Some(Outcome::Ready) | None) => Ok(true),
+        })
     }
 
     fn finished(&self, request: RequestId) {
@@ -616,9 +612,10 @@ impl State {
     fn end_wait(&mut self, wait: WaitId, outcome: Outcome) {
         let Some(waiting) = self.waits.get_mut(&wait) else { return };
         waiting.leave_lists(wait, &mut self.timers, &mut self.watches);
-        if waiting.outcome.is_none() {
+        if let Some(greenlet) = waiting.greenlet.take() {
             waiting.outcome = Some(outcome);
-            self.next.push_back(Next::GoOn(wait));
+            let (request, hub) = (waiting.request, waiting.hub);
+            self.next.push_back(Next { greenlet, args: None, request, hub });
         }
     }
 }
