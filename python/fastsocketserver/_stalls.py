@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+    from typing import Any
 
     from ._base import BaseServer
 
@@ -59,16 +60,30 @@ class _Watch:
     def _tell(self, seconds: float, frame: FrameType | None) -> None:
         import logging
 
-        handler = getattr(self._server.RequestHandlerClass, "__qualname__", None)
-        place = "an unknown place"
-        if frame is not None:
-            place = f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
+        handler_class: Any = self._server.RequestHandlerClass
         logging.getLogger("fastsocketserver").warning(
             "%s has kept all other requests waiting for %d ms, now at %s",
-            handler or repr(self._server.RequestHandlerClass),
+            getattr(handler_class, "__qualname__", None) or repr(handler_class),
             1000 * seconds,
-            place,
+            _describe(frame, handler_class),
         )
+
+
+def _describe(frame: FrameType | None, handler_class: Any) -> str:
+    """Name the line of the handler's file that runs, and where in a library that is."""
+    if frame is None:
+        return "an unknown place"
+    code = getattr(getattr(handler_class, "handle", None), "__code__", None)
+    own: FrameType | None = frame
+    while own is not None and own.f_code.co_filename != getattr(code, "co_filename", None):
+        own = own.f_back
+    if own is None or own is frame:
+        return _line(frame)
+    return f"{_line(own)}, in {_line(frame)}"
+
+
+def _line(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
 
 
 @functools.cache

@@ -10,9 +10,9 @@ use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 
 use super::error::Raised;
+use super::in_table::{self, InTable, Switching};
 use super::interpreter::wait_in_turn;
 use super::socket;
-use super::table::{self, InTable, Switching};
 use crate::sys::{self, Flow, Room};
 use crate::wait::{Blocking, Direction, Wait};
 
@@ -207,7 +207,7 @@ impl Connection<'_, '_> {
         direction: Direction,
         mut call: impl FnMut(RawFd, Flow) -> io::Result<usize> + Send,
     ) -> Result<Option<usize>, Raised> {
-        if let Some(table) = table::current() {
+        if let Some(table) = in_table::current() {
             return self.wait_in_table_and(&table, deadline, untried, direction, call);
         }
         loop {

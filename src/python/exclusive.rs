@@ -7,7 +7,7 @@ use std::thread::{self, ThreadId};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::table::{self, Parking, Place};
+use super::in_table::{self, Parking, Place};
 
 /// Lends a value to one call at a time. No lock is held while it is lent.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl<T: Send> Exclusive<T> {
     /// `RuntimeError` when the caller has it, or keeps the one from going on that does: a signal's
     /// handler interrupted the call. `GreenletExit` where the request is to end.
     pub(super) fn borrow(&self, py: Python<'_>) -> PyResult<Lent<'_, T>> {
-        let caller = Borrower(thread::current().id(), table::place());
+        let caller = Borrower(thread::current().id(), in_table::place());
         loop {
             let mut state = self.state();
             if let Some(value) = state.value.take() {

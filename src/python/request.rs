@@ -11,9 +11,9 @@ use pyo3::types::PyBytes;
 use super::buffer::{View, filled};
 use super::connection::{Connection, Habit};
 use super::error::Raised;
+use super::in_table;
 use super::interpreter::{call, call_method};
 use super::socket;
-use super::table;
 use crate::sys::Room;
 use crate::wait::Direction;
 
@@ -113,7 +113,7 @@ pub(super) fn sendall<'py>(
     flags: i32,
 ) -> PyResult<()> {
     let view = View::of(data)?;
-    if flags != 0 && table::is_current() {
+    if flags != 0 && in_table::is_current() {
         let (py, mut sent) = (socket.py(), 0);
         while sent < view.bytes().len() {
             let rest = PyBytes::new(py, &view.bytes()[sent..]);
@@ -153,7 +153,9 @@ pub(super) fn write_all(writer: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyRe
 /// Whether the caller wants no part of what it is to receive, in a table, where the system cannot be
 /// left to wait for the whole.
 fn waits_for_whole(socket: &Bound<'_, PyAny>, flags: i32) -> PyResult<bool> {
-    Ok(flags == libc::MSG_WAITALL && table::is_current() && Connection(socket).waits_for_good()?)
+    Ok(flags == libc::MSG_WAITALL
+        && in_table::is_current()
+        && Connection(socket).waits_for_good()?)
 }
 
 fn receive(
@@ -177,7 +179,7 @@ fn with_flags<'py>(
     method: impl Fn(i32) -> PyResult<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let may_wait = flags & libc::MSG_DONTWAIT == 0;
-    let Some(table) = table::current().filter(|_| may_wait) else { return method(flags) };
+    let Some(table) = in_table::current().filter(|_| may_wait) else { return method(flags) };
     // It would end at the first part of what it is to wait for.
     let is_whole = flags & libc::MSG_WAITALL != 0;
     let tried = if is_whole { flags } else { flags | libc::MSG_DONTWAIT };

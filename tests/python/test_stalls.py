@@ -77,6 +77,16 @@ def test_who_holds_the_thread_is_told_with_the_line(ours: Variant, told: list[st
     assert int(line) - hold_until.__code__.co_firstlineno in (3, 4)
 
 
+def test_a_line_elsewhere_is_told_with_the_handlers_own(ours: Variant, told: list[str]) -> None:
+    server = server_of(ours, lambda: wait_until(lambda: bool(told), "the warning"), 0.1)
+    with serving(server):
+        assert ask(server.server_address) == b"HELLO\n"
+    own, _, elsewhere = told[0].partition("now at ")[2].partition(", in ")
+    assert re.fullmatch(rf"{re.escape(__file__)}:\d+ \(<lambda>\)", own)
+    assert __file__ not in elsewhere
+    assert elsewhere.endswith(")")
+
+
 def test_a_request_that_goes_on_and_on_is_told_of_again(ours: Variant, told: list[str]) -> None:
     server = server_of(ours, lambda: hold_until(told, 2), 0.005)
     with serving(server):
