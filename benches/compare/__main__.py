@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     machine = _machine(options.load or _build_load(with_peers=options.rust))
     all_workloads = RUST_WORKLOADS if options.rust else WORKLOADS
-    idle.allow_descriptors(max(workload.clients for workload in all_workloads) + 2 * idle.SPARE)
+    most = max(workload.clients + workload.idle for workload in all_workloads)
+    idle.allow_descriptors(most + 2 * idle.SPARE)
     contenders = _choose(options.contenders, RUST_CONTENDERS if options.rust else CONTENDERS)
     workloads = [
         workload

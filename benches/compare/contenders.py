@@ -80,9 +80,20 @@ def _is_threads(workload: Workload) -> bool:
     return _is_http(workload) or (workload.dispatch == "threads" and _is_plain_stream(workload))
 
 
+def _has_few_connections(workload: Workload) -> bool:
+    """Not more than a process may have threads in most places."""
+    return workload.clients + workload.idle <= 4000
+
+
 CONTENDERS = (
     # The first is what the others are compared with.
-    Contender("stdlib", _python("blocking.py", "socketserver"), "socketserver", imported=True),
+    Contender(
+        "stdlib",
+        _python("blocking.py", "socketserver"),
+        "socketserver",
+        _has_few_connections,
+        imported=True,
+    ),
     Contender("stdlib+nodelay", _python("blocking.py", "socketserver+nodelay"), takes=_is_http),
     Contender("gevent", _python("greenlets.py"), "gevent", _is_not_fork),
     Contender("asyncio", _python("streams.py", "asyncio"), takes=_is_plain),
@@ -94,6 +105,7 @@ CONTENDERS = (
         "fastsocketserver",
         _python("blocking.py", "fastsocketserver"),
         "fastsocketserver",
+        _has_few_connections,
         imported=True,
     ),
     Contender(

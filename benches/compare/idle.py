@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import resource
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PATIENCE = 10.0
 """Seconds for an answer."""
-SAMPLE = 20
-"""How many of the connections are asked something."""
 SPARE = 100
 """Descriptors that server and client need for other things."""
 
@@ -31,19 +32,29 @@ def allow_descriptors(wanted: int) -> None:
 
 
 def load(pid: int, address: str, clients: int) -> dict[str, Any]:
-    """Open connections to a line echo; ask on some; say what each takes.
+    """Open connections to a line echo; ask one line on each; say what each takes.
 
     The report has the load generator's names, besides `connections`, which may be fewer than
     `clients` where descriptors are scarce, and `kib_per_connection`, by which the server's resident
     memory has grown. Clients without a connection are unanswered.
     """
+    before = _resident_kib(pid)
+    with connections(address, clients) as report:
+        opened = report["connections"]
+        growth = _resident_kib(pid) - before
+        report["kib_per_connection"] = growth / opened if opened else 0.0
+    return report
+
+
+@contextmanager
+def connections(address: str, clients: int) -> Iterator[dict[str, Any]]:
+    """Keep connections open on which one line has been answered; give the report on that."""
     host, _, port = address.rpartition(":")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = clients if soft == resource.RLIM_INFINITY else min(clients, soft - SPARE)
     report: dict[str, Any] = {"requests": 0, "wrong": 0, "errors": 0, "unanswered": 0}
-    before = _resident_kib(pid)
     with ExitStack() as stack:
-        connections = []
+        opened = 0
         for _ in range(allowed):
             try:
                 connection = socket.create_connection((host, int(port)), PATIENCE)
@@ -51,16 +62,12 @@ def load(pid: int, address: str, clients: int) -> dict[str, Any]:
                 report["errors"] += 1
                 report.setdefault("first_error", str(error))
                 break
-            connections.append(stack.enter_context(connection))
-        # Servers accept in order: after the last one's answer, all have been accepted.
-        step = max(1, len(connections) // SAMPLE)
-        for connection in connections[::-step][::-1]:
+            stack.enter_context(connection)
+            opened += 1
             _ask(connection, report)
-        report["connections"] = len(connections)
-        report["unanswered"] += clients - len(connections)
-        growth = _resident_kib(pid) - before
-        report["kib_per_connection"] = growth / len(connections) if connections else 0.0
-    return report
+        report["connections"] = opened
+        report["unanswered"] += clients - opened
+        yield report
 
 
 def _ask(connection: socket.socket, report: dict[str, Any]) -> None:

@@ -88,16 +88,23 @@ def run(contender: Contender, workload: Workload, machine: Machine, seconds: flo
         with _running(command, machine.server_core, errors) as server:
             address = _read_line(server, errors)
             _ask(workload, address)
-            before = _cpu_seconds_of(server.pid)
-            if workload.mode == "idle":
-                report = idle.load(server.pid, address, workload.clients)
-            else:
-                report = _load(machine, workload, address, seconds)
+            with idle.connections(address, workload.idle) as others_report:
+                before = _cpu_seconds_of(server.pid)
+                if workload.mode == "idle":
+                    report = idle.load(server.pid, address, workload.clients)
+                else:
+                    report = _load(machine, workload, address, seconds)
+                until_now = _cpu_seconds_of(server.pid) - before
+            for trouble in ("errors", "unanswered", "wrong"):
+                report[trouble] += others_report[trouble]
             # What has been waited for until now is not the server.
             others = _cpu_seconds_of_children()
             server.terminate()
             _wait(server, errors)
             spent = _cpu_seconds_of_children() - others - before
+            if workload.idle:
+                # Ending the idle connections is not what is measured.
+                spent = until_now
     requests = report["requests"]
     return Trial(
         figure=_figure(workload, report),
@@ -183,7 +190,10 @@ def _staying_on(core: int | None) -> Iterator[None]:
 def _read_line(process: subprocess.Popen[bytes], errors: IO[bytes], extra: float = 0) -> str:
     """Return the line that a program prints, which it is expected to print in one piece."""
     assert process.stdout is not None
-    if not select.select([process.stdout], [], [], PATIENCE + extra)[0]:
+    # Not select(), which knows no descriptors from 1,024 on.
+    poll = select.poll()
+    poll.register(process.stdout, select.POLLIN)
+    if not poll.poll(1000 * (PATIENCE + extra)):
         raise TrialError(f"{process.args!r} says nothing; errors: {_text(errors)}")
     line = process.stdout.readline().decode()
     if not line.endswith("\n"):

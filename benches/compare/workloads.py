@@ -22,6 +22,7 @@ class Workload:
         mode: What the load generator's clients do (`load/src/main.rs`); "idle" is for connections
             that nothing comes on (`idle.py`).
         clients: How many there are.
+        idle: How many other connections are open meanwhile, on which one line has been answered.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Workload:
     family: Literal["tcp", "udp", "unix"]
     mode: Literal["short", "keepalive", "udp", "http", "http-short", "up", "down", "idle"]
     clients: int
+    idle: int = 0
 
     @property
     def unit(self) -> str:
@@ -45,6 +47,15 @@ WORKLOADS = (
     Workload("line echo; threads; 1 client", "lines", "threads", "tcp", "keepalive", 1),
     Workload("line echo; threads; 64 clients", "lines", "threads", "tcp", "keepalive", 64),
     Workload("line echo; threads; 500 clients", "lines", "threads", "tcp", "keepalive", 500),
+    Workload(
+        "line echo; threads; 64 clients, and 9,936 idle",
+        "lines",
+        "threads",
+        "tcp",
+        "keepalive",
+        64,
+        idle=9936,
+    ),
     Workload("line echo, Unix; threads; 1 client", "lines", "threads", "unix", "keepalive", 1),
     Workload("line echo, Unix; threads; 64 clients", "lines", "threads", "unix", "keepalive", 64),
     Workload("UDP echo; inline; 64 in flight", "datagram", "inline", "udp", "udp", 64),

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_CONNECTING = (errno.EINPROGRESS, errno.EAGAIN)
+_FULL_LISTENER_RETRY = 0.01
+"""Seconds."""
 
 
 def _in_greenlets(wait: Any) -> Any:
@@ -33,12 +34,17 @@ def _in_greenlets(wait: Any) -> Any:
     return method
 
 
-def _receiving(name: str) -> Any:
-    """Make a method that waits until there is something to receive."""
+def _receiving(name: str, flags_at: int) -> Any:
+    """Make a method that waits until there is something to receive.
+
+    Its argument at `flags_at` is the flags, which may forbid that.
+    """
     inherited = getattr(socket.socket, name)
 
     def wait(self: AcceptedSocket, *args: Any, **kwargs: Any) -> Any:
-        _await(self, writable=False)
+        flags = args[flags_at] if len(args) > flags_at else kwargs.get("flags", 0)
+        if not flags & _DONTWAIT:
+            _await(self, writable=False)
         return inherited(self, *args, **kwargs)
 
     wait.__name__ = name
@@ -74,30 +80,38 @@ class AcceptedSocket(socket.socket):
     send = _core.method(_core.send)
     sendall = _core.method(_core.sendall)
 
-    recvfrom = _receiving("recvfrom")
-    recvfrom_into = _receiving("recvfrom_into")
+    recvfrom = _receiving("recvfrom", 1)
+    recvfrom_into = _receiving("recvfrom_into", 2)
     if hasattr(socket.socket, "recvmsg"):
-        recvmsg = _receiving("recvmsg")
-        recvmsg_into = _receiving("recvmsg_into")
+        recvmsg = _receiving("recvmsg", 2)
+        recvmsg_into = _receiving("recvmsg_into", 2)
 
         @_in_greenlets
         def sendmsg(
             self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /
         ) -> int:
-            return self.__send(socket.socket.sendmsg, buffers, ancdata, flags | _DONTWAIT, address)
+            def send(flags: int) -> int:
+                return socket.socket.sendmsg(self, buffers, ancdata, flags, address)
+
+            return self.__send(send, flags)
 
     @_in_greenlets
     def sendto(self, data: Any, flags_or_address: Any, *address: Any) -> int:
-        if address:
-            return self.__send(socket.socket.sendto, data, flags_or_address | _DONTWAIT, *address)
-        return self.__send(socket.socket.sendto, data, _DONTWAIT, flags_or_address)
+        flags, to = (flags_or_address, address) if address else (0, (flags_or_address,))
 
-    def __send(self, send: Callable[..., int], *args: Any) -> int:
-        """Call `send(self, *args)` until it finds room."""
+        def send(flags: int) -> int:
+            return socket.socket.sendto(self, data, flags, *to)
+
+        return self.__send(send, flags)
+
+    def __send(self, send: Callable[[int], int], flags: int) -> int:
+        """Call `send(flags)` until it finds room, unless `flags` say not to wait."""
+        if flags & _DONTWAIT:
+            return send(flags)
         while True:
             _await(self, writable=True)
             try:
-                return send(self, *args)
+                return send(flags | _DONTWAIT)
             except BlockingIOError:
                 if self.gettimeout() == 0:
                     raise
@@ -125,15 +139,22 @@ class AcceptedSocket(socket.socket):
 
     def __connect(self, address: Any) -> int:
         timeout = self.gettimeout()
-        self.settimeout(0)
-        try:
-            error = socket.socket.connect_ex(self, address)
-        finally:
-            self.settimeout(timeout)
-        if timeout != 0 and error in _CONNECTING:
+        error = self.__begin_to_connect(address, timeout)
+        # The listener of a Unix socket is full; nothing tells when it is not.
+        while error == errno.EAGAIN and timeout is None:
+            _core.sleep(_FULL_LISTENER_RETRY)
+            error = self.__begin_to_connect(address, timeout)
+        if error == errno.EINPROGRESS and timeout != 0:
             _await(self, writable=True)
             error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return error
+
+    def __begin_to_connect(self, address: Any, timeout: float | None) -> int:
+        self.settimeout(0)
+        try:
+            return socket.socket.connect_ex(self, address)
+        finally:
+            self.settimeout(timeout)
 
     def detach(self) -> int:
         """Close the object, but not its descriptor, which is returned."""
@@ -146,7 +167,6 @@ class AcceptedSocket(socket.socket):
         reduction = sys.modules.get("multiprocessing.reduction")
         if reduction is None:
             return super().__reduce_ex__(protocol)
-        return reduction._reduce_socket(self)
         return reduction._reduce_socket(self)
 
 

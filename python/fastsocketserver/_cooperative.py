@@ -21,6 +21,10 @@ _pool: ThreadPoolExecutor | None = None
 """Runs what blocks; made when first needed, and anew in a forked child."""
 
 
+_forgets_pool = False
+"""Whether a forked child will; children of children will then too."""
+
+
 def sleep(seconds: float) -> None:
     """Wait for `seconds`, as `time.sleep()` does, and let other requests run meanwhile.
 
@@ -62,7 +66,7 @@ def to_thread(
 
 
 def _find_pool() -> ThreadPoolExecutor:
-    global _pool
+    global _pool, _forgets_pool
     if _pool is None:
         import os
         from concurrent.futures import ThreadPoolExecutor
@@ -71,8 +75,9 @@ def _find_pool() -> ThreadPoolExecutor:
         _pool = ThreadPoolExecutor(
             min(32, (os.cpu_count() or 1) + 4), thread_name_prefix="fastsocketserver to_thread"
         )
-        if hasattr(os, "register_at_fork"):
+        if hasattr(os, "register_at_fork") and not _forgets_pool:
             os.register_at_fork(after_in_child=_forget_pool)
+            _forgets_pool = True
     return _pool
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import sys
 import threading
 
@@ -10,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+    from typing import Any
 
     from ._base import BaseServer
 
@@ -37,7 +40,9 @@ class _Watch:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._ended.set()
-            thread.join()
+            # Who logs may fork.
+            if thread is not threading.current_thread():
+                thread.join()
 
     def _run(self) -> None:
         engine = self._server._find_engine()
@@ -55,16 +60,47 @@ class _Watch:
     def _tell(self, seconds: float, frame: FrameType | None) -> None:
         import logging
 
-        handler = getattr(self._server.RequestHandlerClass, "__qualname__", None)
-        place = "an unknown place"
-        if frame is not None:
-            place = f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
+        handler_class: Any = self._server.RequestHandlerClass
         logging.getLogger("fastsocketserver").warning(
             "%s has kept all other requests waiting for %d ms, now at %s",
-            handler or repr(self._server.RequestHandlerClass),
+            getattr(handler_class, "__qualname__", None) or repr(handler_class),
             1000 * seconds,
-            place,
+            _describe(frame, handler_class),
         )
+
+
+def _describe(frame: FrameType | None, handler_class: Any) -> str:
+    """Name the line of the handler's file that runs, and where in a library that is."""
+    if frame is None:
+        return "an unknown place"
+    code = getattr(getattr(handler_class, "handle", None), "__code__", None)
+    own: FrameType | None = frame
+    while own is not None and own.f_code.co_filename != getattr(code, "co_filename", None):
+        own = own.f_back
+    if own is None or own is frame:
+        return _line(frame)
+    return f"{_line(own)}, in {_line(frame)}"
+
+
+def _line(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
+
+
+@functools.cache
+def _pause_in_forks() -> None:
+    """Have no thread run while a handler forks: a child has it not, and Python warns of threads."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_watches.clear)
+
+
+def _pause() -> None:
+    for watch in tuple(_watches):
+        watch.stop()
+
+
+def _go_on() -> None:
+    for watch in tuple(_watches):
+        watch.start()
 
 
 @contextlib.contextmanager
@@ -73,6 +109,7 @@ def watch_stalls(server: BaseServer, threshold: float | None) -> Iterator[None]:
     if threshold is None:
         yield
         return
+    _pause_in_forks()
     watch = _Watch(server, threshold)
     watch.start()
     _watches.add(watch)

@@ -12,7 +12,7 @@ use pyo3::type_object::PyTypeInfo;
 use pyo3::types::PyBytes;
 
 use super::error::Raised;
-use super::table;
+use super::in_table;
 use crate::sys::Room;
 
 /// The memory of an object, which cannot be resized or freed while this lives.
@@ -94,7 +94,7 @@ pub(super) fn filled(
 ) -> Result<Option<Bound<'_, PyBytes>>, Raised> {
     const ON_STACK: usize = 8192;
     // A request in the table takes its part of the stack along when it waits.
-    if size <= ON_STACK && !table::is_current() {
+    if size <= ON_STACK && !in_table::is_current() {
         let mut on_stack = [MaybeUninit::uninit(); ON_STACK];
         let mut room = Room::new(&mut on_stack[..size]);
         let filled = fill(&mut room)?;

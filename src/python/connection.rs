@@ -10,9 +10,9 @@ use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 
 use super::error::Raised;
+use super::in_table::{self, InTable, Switching};
 use super::interpreter::wait_in_turn;
 use super::socket;
-use super::table::{self, InTable, Switching};
 use crate::sys::{self, Flow, Room};
 use crate::wait::{Blocking, Direction, Wait};
 
@@ -55,6 +55,29 @@ impl Connection<'_, '_> {
             habit.is_behind.store(false, Ordering::Relaxed);
         }
         Ok(received)
+    }
+
+    /// Receives into `room` until it is full or the stream has ended: how many bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive); those of the system only before the first byte.
+    pub(super) fn receive_whole(self, room: &mut Room<'_>) -> Result<Option<usize>, Raised> {
+        let (habit, mut length) = (Habit::default(), 0);
+        while room.left() > 0 {
+            match self.receive(room, &habit) {
+                Ok(Some(received @ 1..)) => length += received,
+                Ok(None) if length == 0 => return Ok(None),
+                Err(Raised::System(_)) if length > 0 => break,
+                outcome => return outcome.map(|_| Some(length)),
+            }
+        }
+        Ok(Some(length))
+    }
+
+    /// Whether calls wait for as long as it takes.
+    pub(super) fn waits_for_good(self) -> PyResult<bool> {
+        Ok(matches!(self.deadline()?, Deadline::Never))
     }
 
     /// Receives into `room` what is there, for a caller who then waits without it: where requests
@@ -184,7 +207,7 @@ impl Connection<'_, '_> {
         direction: Direction,
         mut call: impl FnMut(RawFd, Flow) -> io::Result<usize> + Send,
     ) -> Result<Option<usize>, Raised> {
-        if let Some(table) = table::current() {
+        if let Some(table) = in_table::current() {
             return self.wait_in_table_and(&table, deadline, untried, direction, call);
         }
         loop {

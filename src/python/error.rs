@@ -13,16 +13,17 @@ use super::interpreter::call;
 /// What went wrong, on its way to Python.
 ///
 /// An error of the system becomes an exception, which costs microseconds and calls Python, only where
-/// it is raised: an empty listener is none.
+/// it is raised: an empty listener is none. An exception stands in a box, so that the frames of those
+/// who pass it on are short: they are copied for each wait in a greenlet.
 #[derive(Debug)]
 pub(super) enum Raised {
-    Python(PyErr),
+    Python(Box<PyErr>),
     System(io::Error),
 }
 
 impl From<PyErr> for Raised {
     fn from(error: PyErr) -> Self {
-        Self::Python(error)
+        Self::Python(Box::new(error))
     }
 }
 
@@ -37,7 +38,7 @@ impl From<Raised> for PyErr {
     /// to the errno; the conversion of `pyo3` loses the errno.
     fn from(raised: Raised) -> Self {
         let error = match raised {
-            Raised::Python(error) => return error,
+            Raised::Python(error) => return *error,
             Raised::System(error) => error,
         };
         let Some(errno) = error.raw_os_error() else { return error.into() };

@@ -66,20 +66,21 @@ impl<'py> Intake<'py> {
     ///
     /// Unless it is `certain` that there is one, no hook is asked for it, for that might wait.
     pub(super) fn take(&mut self, certain: bool) -> Result<Progress, Raised> {
-        if let Some(handle_request) = self.hooks.handle_request_noblock()? {
-            if certain {
-                call(&handle_request, ())?;
-            }
-            return Ok(Progress::Unknown);
-        }
+        let handle_request = self.hooks.handle_request_noblock()?;
         if let Some(table) = self.table.clone() {
-            if !self.is_native()? {
+            if handle_request.is_some() || !self.is_native()? {
                 // What takes the request may wait, for a TLS handshake say.
                 if certain {
                     table.begin_taking(self.hooks.server())?;
                 }
                 return Ok(Progress::Unknown);
             }
+        }
+        if let Some(handle_request) = handle_request {
+            if certain {
+                call(&handle_request, ())?;
+            }
+            return Ok(Progress::Unknown);
         }
         let taken = self.get_request(certain)?;
         self.handle(taken)

@@ -13,6 +13,7 @@ mod exclusive;
 mod file;
 mod greenlet;
 mod hooks;
+mod in_table;
 mod intake;
 mod interpreter;
 mod program;
@@ -24,6 +25,7 @@ mod table;
 mod thread_state;
 mod threading;
 mod threads;
+mod waits;
 mod writer;
 
 use pyo3::prelude::*;
@@ -43,6 +45,10 @@ mod _core {
     #[pymodule_export]
     use super::hooks::declare_defaults;
     #[pymodule_export]
+    use super::in_table::{
+        Parking, forget_descriptor, is_in_table, open_parking, sleep, wait_ready,
+    };
+    #[pymodule_export]
     use super::program::{call_program, run_file};
     #[pymodule_export]
     use super::reader::{Reader, open_reader};
@@ -52,8 +58,6 @@ mod _core {
     use super::request_handle::RequestHandle;
     #[pymodule_export]
     use super::socket::{declare_accepted_socket, make_cooperative};
-    #[pymodule_export]
-    use super::table::{Parking, forget_descriptor, is_in_table, open_parking, sleep, wait_ready};
     #[pymodule_export]
     use super::threads::{forget_threads, retire_idle_threads, stop_caching_threads};
     #[pymodule_export]

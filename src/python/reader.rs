@@ -13,7 +13,7 @@ use super::connection::{Connection, Habit, NotYet, Tried};
 use super::error::Raised;
 use super::exclusive::{Exclusive, Lent};
 use super::file::{CLOSED, SocketFile, makefile, native_size, unsupported};
-use super::table::{self, InTable};
+use super::in_table::{self, InTable};
 use crate::stream::ReadBuffer;
 use crate::sys::Room;
 
@@ -116,7 +116,7 @@ impl Reader {
         // Only now, for another thread may have closed it meanwhile.
         file.check_open(py, closed)?;
         let connection = Connection(file.socket(py));
-        let (table, not_yet) = (table::current(), Cell::default());
+        let (table, not_yet) = (in_table::current(), Cell::default());
         let source = Source { connection, reader, table, not_yet };
         Ok(Reading { buffer, source })
     }

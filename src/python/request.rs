@@ -2,7 +2,7 @@
 //! other threads run.
 #![allow(unsafe_code)]
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyBlockingIOError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -11,9 +11,9 @@ use pyo3::types::PyBytes;
 use super::buffer::{View, filled};
 use super::connection::{Connection, Habit};
 use super::error::Raised;
+use super::in_table;
 use super::interpreter::{call, call_method};
 use super::socket;
-use super::table;
 use crate::sys::Room;
 use crate::wait::Direction;
 
@@ -41,15 +41,16 @@ pub(super) fn recv<'py>(
     bufsize: isize,
     flags: i32,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if flags != 0 {
-        await_in_table(socket, Direction::Readable)?;
-        return socket::inherited(socket.py(), "recv")
-            .and_then(|recv| call(&recv, (socket, bufsize, flags)));
+    let is_whole = waits_for_whole(socket, flags)?;
+    if flags != 0 && !is_whole {
+        let recv = socket::inherited(socket.py(), "recv")?;
+        return with_flags(socket, Direction::Readable, flags, |flags| {
+            call(&recv, (socket, bufsize, flags))
+        });
     }
     let size = usize::try_from(bufsize)
         .map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
-    let bytes: Option<Bound<'py, PyBytes>> =
-        filled(socket.py(), size, |target| Connection(socket).receive(target, &Habit::default()))?;
+    let bytes = filled(socket.py(), size, |target| receive(socket, target, is_whole))?;
     Ok(bytes.ok_or_else(would_block)?.into_any())
 }
 
@@ -63,10 +64,12 @@ pub(super) fn recv_into<'py>(
     flags: i32,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
-    if flags != 0 {
-        await_in_table(socket, Direction::Readable)?;
-        return socket::inherited(py, "recv_into")
-            .and_then(|recv_into| call(&recv_into, (socket, buffer, nbytes, flags)));
+    let is_whole = waits_for_whole(socket, flags)?;
+    if flags != 0 && !is_whole {
+        let recv_into = socket::inherited(py, "recv_into")?;
+        return with_flags(socket, Direction::Readable, flags, |flags| {
+            call(&recv_into, (socket, buffer, nbytes, flags))
+        });
     }
     let mut view = View::writable(buffer, "recv_into()")?;
     let target = view.bytes_mut();
@@ -76,9 +79,8 @@ pub(super) fn recv_into<'py>(
         return Err(PyValueError::new_err("buffer too small for requested bytes"));
     }
     let size = if size == 0 { target.len() } else { size };
-    let length = Connection(socket)
-        .receive(&mut Room::over(&mut target[..size]), &Habit::default())?
-        .ok_or_else(would_block)?;
+    let length =
+        receive(socket, &mut Room::over(&mut target[..size]), is_whole)?.ok_or_else(would_block)?;
     Ok(length.into_pyobject(py)?.into_any())
 }
 
@@ -93,10 +95,9 @@ pub(super) fn send<'py>(
     let py = socket.py();
     if flags != 0 {
         let send = socket::inherited(py, "send")?;
-        if !await_in_table(socket, Direction::Writable)? {
-            return call(&send, (socket, data, flags));
-        }
-        return call(&send, (socket, data, flags | libc::MSG_DONTWAIT));
+        return with_flags(socket, Direction::Writable, flags, |flags| {
+            call(&send, (socket, data, flags))
+        });
     }
     let view = View::of(data)?;
     let length = Connection(socket).send(view.bytes())?.ok_or_else(would_block)?;
@@ -112,7 +113,7 @@ pub(super) fn sendall<'py>(
     flags: i32,
 ) -> PyResult<()> {
     let view = View::of(data)?;
-    if flags != 0 && table::is_current() {
+    if flags != 0 && in_table::is_current() {
         let (py, mut sent) = (socket.py(), 0);
         while sent < view.bytes().len() {
             let rest = PyBytes::new(py, &view.bytes()[sent..]);
@@ -149,13 +150,47 @@ pub(super) fn write_all(writer: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyRe
     if Connection(&socket).send_all(bytes)? { Ok(bytes.len()) } else { Err(would_block().into()) }
 }
 
-/// In a table, lets other requests run until `socket` is what `direction` says or its timeout is
-/// over; says whether it is.
-fn await_in_table(socket: &Bound<'_, PyAny>, direction: Direction) -> PyResult<bool> {
-    match table::current() {
-        Some(table) => Ok(Connection(socket).await_ready(&table, direction)?),
-        None => Ok(false),
+/// Whether the caller wants no part of what it is to receive, in a table, where the system cannot be
+/// left to wait for the whole.
+fn waits_for_whole(socket: &Bound<'_, PyAny>, flags: i32) -> PyResult<bool> {
+    Ok(flags == libc::MSG_WAITALL
+        && in_table::is_current()
+        && Connection(socket).waits_for_good()?)
+}
+
+fn receive(
+    socket: &Bound<'_, PyAny>,
+    room: &mut Room<'_>,
+    is_whole: bool,
+) -> Result<Option<usize>, Raised> {
+    if is_whole {
+        Connection(socket).receive_whole(room)
+    } else {
+        Connection(socket).receive(room, &Habit::default())
     }
+}
+
+/// Calls an inherited method with `flags`. In a table, other requests run until `socket` is what
+/// `direction` says, unless the caller will not wait.
+fn with_flags<'py>(
+    socket: &Bound<'py, PyAny>,
+    direction: Direction,
+    flags: i32,
+    method: impl Fn(i32) -> PyResult<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let may_wait = flags & libc::MSG_DONTWAIT == 0;
+    let Some(table) = in_table::current().filter(|_| may_wait) else { return method(flags) };
+    // It would end at the first part of what it is to wait for.
+    let is_whole = flags & libc::MSG_WAITALL != 0;
+    let tried = if is_whole { flags } else { flags | libc::MSG_DONTWAIT };
+    while Connection(socket).await_ready(&table, direction)? {
+        match method(tried) {
+            // Another has been faster.
+            Err(error) if error.is_instance_of::<PyBlockingIOError>(socket.py()) => {}
+            outcome => return outcome,
+        }
+    }
+    method(flags)
 }
 
 fn would_block() -> Raised {

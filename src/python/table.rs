@@ -13,17 +13,14 @@
 //! costs no system call. Nobody but the table's own thread switches to its greenlets.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::mem;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyTuple};
@@ -33,10 +30,11 @@ use super::error::Raised;
 use super::greenlet::Greenlets;
 use super::hooks::Hooks;
 use super::intake::Intake;
-use super::interpreter::{duration, wait_detached};
+use super::interpreter::{call, wait_detached};
+use super::waits::{HubId, Outcome, RequestId, WaitId, Waiting, Waits, Who};
 use crate::event_loop::{Occurrence, Selector};
 use crate::sys;
-use crate::wait::{Blocking, Direction, Wait};
+use crate::wait::Direction;
 use crate::waker::Waker;
 
 /// The unfinished requests of one server on one thread.
@@ -60,75 +58,22 @@ struct State {
     /// The greenlets that drive the table, innermost last: requests' greenlets switch there.
     hubs: Vec<Hub>,
     last_hub: HubId,
-    registry: Option<(u64, Registry)>,
-    /// By descriptor.
-    watches: Vec<Watch>,
-    waits: HashMap<WaitId, Waiting>,
-    timers: BTreeSet<(Instant, WaitId)>,
-    next: VecDeque<Next>,
+    waits: Waits,
+    /// Requests that have yet to begin, and what their greenlets are called with.
+    new: VecDeque<(Who, Py<PyTuple>)>,
     /// The unfinished requests.
     requests: BTreeSet<RequestId>,
     last_request: RequestId,
-    last_wait: WaitId,
-    /// Counts what the poll object has reported.
-    occurrences: u64,
     /// Requests up to this one are to end: their waits raise `GreenletExit`.
     ended: RequestId,
     /// Since when a request has had the thread.
     running: Option<Instant>,
 }
 
-type RequestId = u64;
-type WaitId = u64;
-type HubId = u64;
-
 #[derive(Debug)]
 struct Hub {
     id: HubId,
     greenlet: Py<PyAny>,
-}
-
-/// One descriptor, as the poll object knows it.
-#[derive(Debug, Default)]
-struct Watch {
-    interests: Option<Interest>,
-    readers: Vec<WaitId>,
-    writers: Vec<WaitId>,
-    /// The last report for it, by number, and whether that said that no more will come.
-    reported: u64,
-    is_read_closed: bool,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    /// Taken when the wait is over.
-    greenlet: Option<Py<PyAny>>,
-    request: RequestId,
-    /// Where the greenlet goes back to at its end.
-    hub: HubId,
-    for_what: Option<(RawFd, Direction)>,
-    deadline: Option<Instant>,
-    outcome: Option<Outcome>,
-}
-
-/// How a wait has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Ready,
-    TimedOut,
-    /// The request is to end.
-    Ended,
-}
-
-/// What the hub does next.
-#[derive(Debug)]
-struct Next {
-    greenlet: Py<PyAny>,
-    /// What a greenlet begins with; `None` where it goes on.
-    args: Option<Py<PyTuple>>,
-    request: RequestId,
-    /// Where the greenlet goes back to at its end.
-    hub: HubId,
 }
 
 thread_local! {
@@ -138,20 +83,12 @@ thread_local! {
     static DRIVEN: RefCell<Vec<Arc<Table>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The table of the request that the caller belongs to, if it runs in one's greenlet.
-pub(super) fn current() -> Option<InTable> {
+/// What `look` sees in the request that the caller belongs to, if it runs in one's greenlet.
+pub(super) fn in_current<T>(look: impl FnOnce(&Arc<Table>, RequestId) -> T) -> Option<T> {
     CURRENT.with_borrow(|current| {
         let (table, request) = current.as_ref()?;
         // A forked child waits as everybody does: the poll object is its parent's.
-        let is_own = table.generation == sys::generation();
-        is_own.then(|| InTable { table: Arc::clone(table), request: *request })
-    })
-}
-
-/// Whether the caller runs in a request's greenlet.
-pub(super) fn is_current() -> bool {
-    CURRENT.with_borrow(|current| {
-        current.as_ref().is_some_and(|(table, _)| table.generation == sys::generation())
+        table.is_own().then(|| look(table, *request))
     })
 }
 
@@ -236,7 +173,7 @@ impl Table {
         state.last_request += 1;
         let request = state.last_request;
         state.requests.insert(request);
-        state.next.push_back(Next { greenlet, args: Some(args.unbind()), request, hub });
+        state.new.push_back((Who { greenlet, request, hub }, args.unbind()));
         Ok(())
     }
 
@@ -261,58 +198,48 @@ impl Table {
     /// How long the hub may wait.
     pub(super) fn timeout(&self) -> Option<Duration> {
         let state = self.state();
-        if !(state.next.is_empty() && lock(&self.woken).is_empty()) {
+        let is_busy = !state.new.is_empty() || state.waits.count_over() > 0;
+        if is_busy || !lock(&self.woken).is_empty() {
             return Some(Duration::ZERO);
         }
-        let (first, _) = state.timers.first()?;
-        Some(first.saturating_duration_since(Instant::now()))
+        Some(state.waits.first_deadline()?.saturating_duration_since(Instant::now()))
     }
 
     /// Has `selector` watch what the requests wait for.
     pub(super) fn attach(&self, selector: &Selector) -> io::Result<()> {
-        let mut state = self.state();
-        if state.registry.as_ref().is_some_and(|(id, _)| *id == selector.id()) {
-            return Ok(());
-        }
-        state.registry = Some((selector.id(), selector.registry()?));
-        for watch in &mut state.watches {
-            watch.interests = None;
-        }
-        for fd in 0..state.watches.len() {
-            let Watch { readers, writers, .. } = &state.watches[fd];
-            let (reads, writes) = (!readers.is_empty(), !writers.is_empty());
-            let fd = RawFd::try_from(fd).expect("a descriptor's number");
-            for (waits, direction) in [(reads, Direction::Readable), (writes, Direction::Writable)]
-            {
-                // One that cannot be watched is gone; who waits for it is told.
-                if waits && state.watch(fd, direction).is_err() {
-                    state.end_waits_for(fd, direction);
-                }
-            }
-        }
-        Ok(())
+        self.state().waits.attach(selector)
     }
 
     /// Notes whose wait is over, by what `selector` has reported and by the time.
     pub(super) fn note(&self, occurrences: impl Iterator<Item = Occurrence>) {
         let woken = mem::take(&mut *lock(&self.woken));
-        let mut state = self.state();
+        let waits = &mut self.state().waits;
         for occurrence in occurrences {
-            state.occurred(occurrence);
+            waits.occurred(occurrence);
         }
         for wait in woken {
-            state.end_wait(wait, Outcome::Ready);
+            waits.end(wait, Outcome::Ready);
         }
-        if state.timers.is_empty() {
-            return;
+        waits.end_overdue();
+    }
+
+    /// Ends the wait of this number, also if it has yet to begin; from any thread.
+    pub(super) fn end_wait(&self, wait: WaitId) {
+        lock(&self.woken).push(wait);
+        // The hub is waiting, unless this is its own thread.
+        if !self.is_here() {
+            let _ = self.waker.wake();
         }
-        let now = Instant::now();
-        while let Some(&(deadline, wait)) = state.timers.first() {
-            if deadline > now {
-                break;
-            }
-            state.end_wait(wait, Outcome::TimedOut);
-        }
+    }
+
+    /// A number for a wait that others are to end.
+    pub(super) fn new_wait(&self) -> WaitId {
+        self.state().waits.new_id()
+    }
+
+    /// See [`Waits::last_report`].
+    pub(super) fn last_report(&self, fd: RawFd) -> Option<u64> {
+        self.state().waits.last_report(fd)
     }
 
     /// Goes on with the requests whose wait is over. To be called by the hub.
@@ -321,11 +248,17 @@ impl Table {
     ///
     /// What a request raises that is no `Exception`. The others are gone on with the next time.
     pub(super) fn go_on(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        // Those that are over meanwhile are for the next round, after a look at the descriptors.
-        let due = self.state().next.len();
-        for _ in 0..due {
-            let Some(next) = self.state().next.pop_front() else { break };
-            self.switch_to(py, next)?;
+        // What comes meanwhile is for the next round, after a look at the descriptors.
+        let state = self.state();
+        let (over, new) = (state.waits.count_over(), state.new.len());
+        drop(state);
+        for _ in 0..over {
+            let Some(who) = self.state().waits.pop_over() else { break };
+            self.switch_to(py, who, &PyTuple::empty(py))?;
+        }
+        for _ in 0..new {
+            let Some((who, args)) = self.state().new.pop_front() else { break };
+            self.switch_to(py, who, args.bind(py))?;
         }
         Ok(())
     }
@@ -357,10 +290,7 @@ impl Table {
     pub(super) fn end_all(&self) {
         let mut state = self.state();
         state.ended = state.last_request;
-        let waits: Vec<_> = state.waits.keys().copied().collect();
-        for wait in waits {
-            state.end_wait(wait, Outcome::Ended);
-        }
+        state.waits.end_all(Outcome::Ended);
         drop(state);
         // The hub may be waiting, on another thread.
         let _ = self.waker.wake();
@@ -400,10 +330,14 @@ impl Table {
         self.state().running.map(|since| (self.number, since.elapsed().as_secs_f64()))
     }
 
-    fn switch_to(self: &Arc<Self>, py: Python<'_>, next: Next) -> PyResult<()> {
-        let Next { greenlet, args, request, hub: parent } = next;
+    fn switch_to(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        who: Who,
+        args: &Bound<'_, PyTuple>,
+    ) -> PyResult<()> {
+        let Who { greenlet, request, hub: parent } = who;
         let greenlet = greenlet.into_bound(py);
-        let args = args.map_or_else(|| PyTuple::empty(py), |args| args.into_bound(py));
         let mut state = self.state();
         let hub = state.hubs.last().filter(|hub| hub.id != parent);
         let hub = hub.map(|hub| hub.greenlet.bind(py).clone());
@@ -415,7 +349,7 @@ impl Table {
             greenlets.set_parent(&greenlet, &hub)?;
         }
         let former = CURRENT.replace(Some((Arc::clone(self), request)));
-        let outcome = greenlets.switch(&greenlet, &args);
+        let outcome = greenlets.switch(&greenlet, args);
         CURRENT.set(former);
         self.state().running = former_since;
         outcome
@@ -425,7 +359,7 @@ impl Table {
     ///
     /// While it waits, its frames are copied to the heap: those from here to the request's first are
     /// short on purpose.
-    fn park(
+    pub(super) fn park(
         &self,
         py: Python<'_>,
         request: RequestId,
@@ -453,26 +387,16 @@ impl Table {
         wait: Option<WaitId>,
     ) -> Result<WaitId, Raised> {
         let greenlets = Greenlets::get(py)?;
-        let greenlet = Some(greenlets.current(py)?.unbind());
+        let greenlet = greenlets.current(py)?.unbind();
         let mut state = self.state();
         if request <= state.ended {
             drop(state);
             return Err(greenlets.exit(py).into());
         }
-        if let Some((fd, direction)) = for_what {
-            state.watch(fd, direction)?;
-        }
-        let wait = wait.unwrap_or_else(|| state.new_wait());
-        if let Some((fd, direction)) = for_what {
-            state.watches[index(fd)].waits(direction).push(wait);
-        }
-        if let Some(deadline) = deadline {
-            state.timers.insert((deadline, wait));
-        }
         let hub = state.hubs.last().map_or(0, |hub| hub.id);
-        let waiting = Waiting { greenlet, request, hub, for_what, deadline, outcome: None };
-        state.waits.insert(wait, waiting);
-        Ok(wait)
+        let who = Some(Who { greenlet, request, hub });
+        let waiting = Waiting { who, for_what, deadline, outcome: None };
+        Ok(state.waits.begin(wait, waiting)?)
     }
 
     fn switch_to_hub(&self, py: Python<'_>) -> PyResult<()> {
@@ -487,15 +411,7 @@ impl Table {
         wait: WaitId,
         switched: PyResult<()>,
     ) -> Option<Result<bool, Raised>> {
-        let mut state = self.state();
-        let mut waiting = state.waits.remove(&wait)?;
-        if waiting.outcome.is_none() && switched.is_ok() {
-            state.waits.insert(wait, waiting);
-            return None;
-        }
-        let State { timers, watches, .. } = &mut *state;
-        waiting.leave_lists(wait, timers, watches);
-        drop(state);
+        let waiting = self.state().waits.finish(wait, switched.is_err())?;
         Some(match (switched, waiting.outcome) {
             (Err(error), _) => Err(error.into()),
             (Ok(()), Some(Outcome::TimedOut)) => Ok(false),
@@ -514,19 +430,7 @@ impl Table {
         if !self.is_own() {
             return;
         }
-        let mut state = self.state();
-        let State { watches, registry, .. } = &mut *state;
-        let Some(watch) = watches.get_mut(index(fd)) else { return };
-        if watch.interests.take().is_some() && is_closing {
-            if let Some((_, registry)) = registry {
-                // The kernel forgets it by itself, but not where a child has it open too.
-                let _ = registry.deregister(&mut SourceFd(&fd));
-            }
-        }
-        watch.reported = 0;
-        for direction in [Direction::Readable, Direction::Writable] {
-            state.end_waits_for(fd, direction);
-        }
+        self.state().waits.forget(fd, is_closing);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -544,101 +448,6 @@ impl Drop for Table {
     }
 }
 
-impl State {
-    fn new_wait(&mut self) -> WaitId {
-        self.last_wait += 1;
-        self.last_wait
-    }
-
-    /// Makes sure that the poll object reports when `fd` becomes what is waited for.
-    fn watch(&mut self, fd: RawFd, direction: Direction) -> io::Result<()> {
-        let place = index(fd);
-        if fd < 0 {
-            return Err(io::Error::from_raw_os_error(libc::EBADF));
-        }
-        if self.watches.len() <= place {
-            self.watches.resize_with(place + 1, Watch::default);
-        }
-        let Some((_, registry)) = &self.registry else { return Ok(()) };
-        let watch = &mut self.watches[place];
-        let wanted = match direction {
-            // Every new descriptor is writable, which nobody wants to be told.
-            Direction::Readable => Interest::READABLE,
-            Direction::Writable => Interest::READABLE | Interest::WRITABLE,
-        };
-        let (source, token) = (&mut SourceFd(&fd), Occurrence::token(fd));
-        match watch.interests {
-            Some(interests) if interests.is_writable() || interests == wanted => return Ok(()),
-            Some(_) => registry.reregister(source, token, wanted)?,
-            None => match registry.register(source, token, wanted) {
-                // A former descriptor of this number lives on elsewhere.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    registry.reregister(source, token, wanted)?;
-                }
-                outcome => outcome?,
-            },
-        }
-        watch.interests = Some(wanted);
-        Ok(())
-    }
-
-    fn occurred(&mut self, occurrence: Occurrence) {
-        self.occurrences += 1;
-        let number = self.occurrences;
-        let Some(watch) = self.watches.get_mut(index(occurrence.fd)) else { return };
-        watch.reported = number;
-        watch.is_read_closed = occurrence.is_read_closed;
-        if occurrence.is_readable {
-            self.end_waits_for(occurrence.fd, Direction::Readable);
-        }
-        if occurrence.is_writable {
-            self.end_waits_for(occurrence.fd, Direction::Writable);
-        }
-    }
-
-    fn end_waits_for(&mut self, fd: RawFd, direction: Direction) {
-        while let Some(wait) = self.watches[index(fd)].waits(direction).pop() {
-            self.end_wait(wait, Outcome::Ready);
-        }
-    }
-
-    fn end_wait(&mut self, wait: WaitId, outcome: Outcome) {
-        let Some(waiting) = self.waits.get_mut(&wait) else { return };
-        waiting.leave_lists(wait, &mut self.timers, &mut self.watches);
-        if let Some(greenlet) = waiting.greenlet.take() {
-            waiting.outcome = Some(outcome);
-            let (request, hub) = (waiting.request, waiting.hub);
-            self.next.push_back(Next { greenlet, args: None, request, hub });
-        }
-    }
-}
-
-impl Waiting {
-    /// Takes the wait out of the lists by which its end would be noticed.
-    fn leave_lists(
-        &mut self,
-        wait: WaitId,
-        timers: &mut BTreeSet<(Instant, WaitId)>,
-        watches: &mut [Watch],
-    ) {
-        if let Some(deadline) = self.deadline.take() {
-            timers.remove(&(deadline, wait));
-        }
-        if let Some((fd, direction)) = self.for_what.take() {
-            watches[index(fd)].waits(direction).retain(|other| *other != wait);
-        }
-    }
-}
-
-impl Watch {
-    fn waits(&mut self, direction: Direction) -> &mut Vec<WaitId> {
-        match direction {
-            Direction::Readable => &mut self.readers,
-            Direction::Writable => &mut self.writers,
-        }
-    }
-}
-
 /// Keeps the hub what it is.
 #[derive(Debug)]
 pub(super) struct Driving(Arc<Table>);
@@ -648,162 +457,10 @@ impl Drop for Driving {
         DRIVEN.with_borrow_mut(|driven| driven.retain(|table| !Arc::ptr_eq(table, &self.0)));
         let mut state = self.0.state();
         let hub = state.hubs.pop();
-        state.registry = None;
+        state.waits.detach();
         drop(state);
         drop(hub);
     }
-}
-
-/// A request's greenlet, which waits by letting the others run.
-#[derive(Clone, Debug)]
-pub(super) struct InTable {
-    table: Arc<Table>,
-    request: RequestId,
-}
-
-impl InTable {
-    /// Which report for `fd` was the last; `None` before the first, and where it said that no more
-    /// will come.
-    pub(super) fn last_report(&self, fd: RawFd) -> Option<u64> {
-        let state = self.table.state();
-        let watch = state.watches.get(usize::try_from(fd).ok()?)?;
-        (watch.interests.is_some() && watch.reported > 0 && !watch.is_read_closed)
-            .then_some(watch.reported)
-    }
-
-    /// Lets the others run until `deadline`; for good without one.
-    ///
-    /// # Errors
-    ///
-    /// `GreenletExit` where the request is to end.
-    pub(super) fn sleep(&self, py: Python<'_>, deadline: Option<Instant>) -> Result<(), Raised> {
-        self.table.park(py, self.request, None, deadline, None).map(drop)
-    }
-
-    fn wait(
-        &self,
-        py: Python<'_>,
-        fd: RawFd,
-        direction: Direction,
-        timeout: Option<Duration>,
-    ) -> Result<bool, Raised> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.table.park(py, self.request, Some((fd, direction)), deadline, None)
-    }
-}
-
-/// Waits by letting the other requests of the table run.
-///
-/// Its errors are those of the system, and `GreenletExit` where the request is to end.
-#[allow(missing_debug_implementations, reason = "the token of the attached thread has none")]
-pub(super) struct Switching<'a, 'py>(pub(super) &'a InTable, pub(super) Python<'py>);
-
-impl Wait for Switching<'_, '_> {
-    type Error = Raised;
-
-    fn readable(&self, fd: RawFd, timeout: Option<Duration>) -> Result<bool, Raised> {
-        self.0.wait(self.1, fd, Direction::Readable, timeout)
-    }
-
-    fn writable(&self, fd: RawFd, timeout: Option<Duration>) -> Result<bool, Raised> {
-        self.0.wait(self.1, fd, Direction::Writable, timeout)
-    }
-}
-
-/// A place to wait until somebody, on any thread, says that it is over.
-#[pyclass(frozen, module = "fastsocketserver._core")]
-#[derive(Debug)]
-pub(super) struct Parking {
-    at: InTable,
-    wait: WaitId,
-    is_over: AtomicBool,
-}
-
-impl Parking {
-    /// One for the calling greenlet; `None` outside the table.
-    pub(super) fn open() -> Option<Self> {
-        let at = current()?;
-        let wait = at.table.state().new_wait();
-        Some(Self { at, wait, is_over: AtomicBool::new(false) })
-    }
-}
-
-#[pymethods]
-impl Parking {
-    /// Lets other requests run until `leave()` has been called.
-    pub(super) fn wait(&self, py: Python<'_>) -> PyResult<()> {
-        while !self.is_over.load(Ordering::Acquire) {
-            self.at.table.park(py, self.at.request, None, None, Some(self.wait))?;
-        }
-        Ok(())
-    }
-
-    /// Ends the wait, or the next.
-    pub(super) fn leave(&self) {
-        self.is_over.store(true, Ordering::Release);
-        lock(&self.at.table.woken).push(self.wait);
-        // The hub is waiting, unless this is its own thread.
-        if !self.at.table.is_here() {
-            let _ = self.at.table.waker.wake();
-        }
-    }
-}
-
-/// Lets other requests run for `seconds`; `False` outside the table.
-#[pyfunction]
-pub(super) fn sleep(py: Python<'_>, seconds: f64) -> PyResult<bool> {
-    let Some(table) = current() else { return Ok(false) };
-    table.sleep(py, Instant::now().checked_add(duration(seconds)?))?;
-    Ok(true)
-}
-
-/// Waits until the descriptor can be read, or written to, or `timeout` seconds have passed; says
-/// whether it can. In a table other requests run meanwhile.
-#[pyfunction]
-pub(super) fn wait_ready(
-    py: Python<'_>,
-    fd: RawFd,
-    writable: bool,
-    timeout: Option<f64>,
-) -> PyResult<bool> {
-    let direction = if writable { Direction::Writable } else { Direction::Readable };
-    let timeout = timeout.map(duration).transpose()?;
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let table = current();
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let Some(table) = &table else {
-            if let Some(ready) = wait_detached(py, || Blocking.wait(fd, direction, left))? {
-                return Ok(ready);
-            }
-            continue;
-        };
-        // The table is told of changes only, and others may have left something there.
-        if wait_detached(py, || Blocking.wait(fd, direction, Some(Duration::ZERO)))? == Some(true) {
-            return Ok(true);
-        }
-        if !Switching(table, py).wait(fd, direction, left)? {
-            return Ok(false);
-        }
-    }
-}
-
-/// Says that `fd` is somebody else's now.
-#[pyfunction]
-pub(super) fn forget_descriptor(fd: RawFd) {
-    forget_closing(fd);
-}
-
-/// Whether the caller runs in a request's greenlet.
-#[pyfunction]
-pub(super) fn is_in_table() -> bool {
-    is_current()
-}
-
-/// A place for the calling greenlet to wait at; `None` outside the table.
-#[pyfunction]
-pub(super) fn open_parking() -> Option<Parking> {
-    Parking::open()
 }
 
 /// What a request's greenlet runs.
@@ -820,7 +477,11 @@ pub(super) fn run_request(
 #[pyfunction]
 pub(super) fn take_request(server: &Bound<'_, PyAny>) -> PyResult<()> {
     in_request(|| {
-        Engine::of(server)?.get().note(Intake::new(server).take_by_asking()?);
+        let intake = Intake::new(server);
+        match intake.hooks().handle_request_noblock()? {
+            Some(handle_request) => drop(call(&handle_request, ())?),
+            None => Engine::of(server)?.get().note(intake.take_by_asking()?),
+        }
         Ok(())
     })
 }
@@ -843,10 +504,6 @@ fn end_request(generation: u32, outcome: PyResult<()>) -> PyResult<()> {
     }
     table.finished(request);
     outcome
-}
-
-fn index(fd: RawFd) -> usize {
-    usize::try_from(fd).unwrap_or(usize::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

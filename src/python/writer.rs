@@ -8,7 +8,7 @@ use super::buffer::{View, optional_size};
 use super::connection::Connection;
 use super::exclusive::{Exclusive, Lent};
 use super::file::{CLOSED, SocketFile, keep_exception, makefile, native_size, unsupported};
-use super::table;
+use super::in_table;
 use crate::stream::WriteBuffer;
 
 /// Writes to a plain socket as `io.BufferedWriter` over `socket.SocketIO` does.
@@ -168,7 +168,7 @@ impl Drop for Writer {
                 let connection = Connection(socket.bind(py));
                 // What cannot be sent for a file that nobody holds is lost. Nothing may be switched to
                 // while an object is freed.
-                let _ = if table::is_current() {
+                let _ = if in_table::is_current() {
                     buffer.flush(|data| connection.try_send(data))
                 } else {
                     buffer.flush(|data| connection.send(data))

@@ -41,19 +41,33 @@ def serving(server: Any, poll_interval: float = 0.05) -> Iterator[threading.Thre
         assert not thread.is_alive(), "serve_forever() did not return"
 
 
-@pytest.fixture(
-    params=[
-        ("socketserver", False),
-        ("socketserver", True),
-        ("fastsocketserver", False),
-        ("fastsocketserver", True),
-    ],
-    ids=["reference", "reference-overridden", "ours", "ours-overridden"],
-)
+VARIANTS = {
+    "reference": ("socketserver", False, False),
+    "reference-overridden": ("socketserver", True, False),
+    "ours": ("fastsocketserver", False, False),
+    "ours-overridden": ("fastsocketserver", True, False),
+}
+IN_GREENLETS = {
+    "greenlets": ("fastsocketserver", False, True),
+    "greenlets-overridden": ("fastsocketserver", True, True),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Say what the parity tests run on; those marked so run in greenlets too."""
+    if "ss" in metafunc.fixturenames:
+        variants = dict(VARIANTS)
+        marker = metafunc.definition.get_closest_marker("in_greenlets")
+        if marker and marker.args != (False,):
+            variants |= IN_GREENLETS
+        metafunc.parametrize("ss", list(variants.values()), ids=list(variants), indirect=True)
+
+
+@pytest.fixture
 def ss(request: pytest.FixtureRequest) -> Variant:
-    """Return the module under test; a test that takes it is a parity test and runs four times."""
-    module, pass_through = request.param
-    return Variant(module, pass_through=pass_through)
+    """Return the module under test; a test that takes it is a parity test."""
+    module, pass_through, in_greenlets = request.param
+    return Variant(module, pass_through=pass_through, in_greenlets=in_greenlets)
 
 
 @pytest.fixture(params=[False, True], ids=["ours", "ours-overridden"])

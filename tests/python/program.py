@@ -33,7 +33,9 @@ class Program:
     def __init__(self, ss: Variant, source: str, *options: str) -> None:
         prelude = f"""
             from variants import Variant
-            ss = Variant({ss.name!r}, pass_through={ss.pass_through})
+            ss = Variant(
+                {ss.name!r}, pass_through={ss.pass_through}, in_greenlets={ss.in_greenlets}
+            )
         """
         paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, closed in __exit__

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from variants import Variant
 
+pytestmark = pytest.mark.in_greenlets
+
 LARGE = 300_000
 
 

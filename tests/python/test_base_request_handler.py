@@ -12,6 +12,8 @@ from peers import answer, ask, ask_once, question
 if TYPE_CHECKING:
     from variants import Variant
 
+pytestmark = pytest.mark.in_greenlets
+
 
 def test_constructor_sets_the_attributes_and_runs_the_three_methods(ss: Variant) -> None:
     calls: list[str] = []

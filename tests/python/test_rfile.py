@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from variants import Variant
 
+pytestmark = pytest.mark.in_greenlets
+
 TINY = 0.005
 """Seconds of a timeout that is to expire."""
 EVERY_BYTE = bytes(range(256))
@@ -1065,6 +1067,8 @@ def test_read_goes_on_after_a_signal(
     assert read == b"".join([*first, b"cd\n"])
 
 
+# Where requests are greenlets, a signal's error belongs to the loop, not to the one that waits.
+@pytest.mark.in_greenlets(False)
 @pytest.mark.parametrize("rbufsize", [-1, 0])
 @pytest.mark.parametrize("method", list(SIGNALLED))
 def test_error_of_a_signal_handler_ends_the_read(
@@ -1091,6 +1095,7 @@ def test_error_of_a_signal_handler_ends_the_read(
     assert handled(ss, act, rbufsize=rbufsize) == b"read on\n"
 
 
+@pytest.mark.in_greenlets(False)
 @pytest.mark.parametrize("method", ["read", "read-all", "readline", "readinto", "next"])
 def test_error_of_a_signal_handler_in_mid_read_leaves_the_file_readable(
     ss: Variant, interrupting: Any, method: str

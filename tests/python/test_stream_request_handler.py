@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from variants import Variant
 
+pytestmark = pytest.mark.in_greenlets
+
 
 class Session:
     """One connection with a `StreamRequestHandler` on this thread and its client's socket."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from variants import Variant
 
+pytestmark = pytest.mark.in_greenlets
+
 TINY = 0.005
 """Seconds of a timeout that is to expire."""
 

@@ -16,6 +16,7 @@ HOOKS = (
     "handle_request",
     "handle_timeout",
     "process_request",
+    "process_request_greenlet",
     "process_request_thread",
     "serve_forever",
     "server_activate",
@@ -56,24 +57,37 @@ def overridden(cls: type, names: tuple[str, ...]) -> type:
     return derived
 
 
+IN_GREENLETS = {
+    "TCPServer": "GreenletTCPServer",
+    "ThreadingTCPServer": "GreenletTCPServer",
+    "UnixStreamServer": "GreenletUnixStreamServer",
+    "ThreadingUnixStreamServer": "GreenletUnixStreamServer",
+}
+"""By the name of a stream server: the one that stands in for it."""
+
+
 class Variant:
     """A module under test, seen through its names, as `import … as socketserver` would show it.
 
     With `pass_through`, every class that it hands out has each hook overridden by one that only
-    calls `super()`.
+    calls `super()`. With `in_greenlets`, its stream servers handle requests in greenlets.
     """
 
-    def __init__(self, module: str, *, pass_through: bool) -> None:
+    def __init__(self, module: str, *, pass_through: bool, in_greenlets: bool = False) -> None:
         self.module = importlib.import_module(module)
         self.name = module
         self.pass_through = pass_through
+        self.in_greenlets = in_greenlets
         self.is_reference = module == "socketserver"
         self._classes: dict[str, type] = {}
 
     def __repr__(self) -> str:
-        return f"{self.name}{'-overridden' if self.pass_through else ''}"
+        place = "-in-greenlets" if self.in_greenlets else ""
+        return f"{self.name}{place}{'-overridden' if self.pass_through else ''}"
 
     def __getattr__(self, name: str) -> Any:
+        if self.in_greenlets:
+            name = IN_GREENLETS.get(name, name)
         value = getattr(self.module, name)
         if not (self.pass_through and isinstance(value, type) and name in self.module.__all__):
             return value
