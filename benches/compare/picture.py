@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = {
     "fastsocketserver": "#d55e00",
+    "fastsocketserver+greenlets": "#e69f00",
     "stdlib": "#999999",
     "stdlib+nodelay": "#000000",
     "gevent": "#009e73",
