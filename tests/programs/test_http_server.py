@@ -164,6 +164,7 @@ def public_site() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 15), reason="CGI is gone from Python 3.15")
+@pytest.mark.needs_threads("Python 3.12 warns of a fork beside threads, which greenlets do without")
 def test_cgi(both: Both, public_site: Path) -> None:
     """A CGI script runs in a forked child that has the connection as its standard output."""
     options = ("0", "--bind", "127.0.0.1", "--cgi")
