@@ -20,7 +20,6 @@ from time import monotonic as time
 from . import _core
 from ._accepted import AcceptedSocket as _AcceptedSocket
 from ._base import BaseServer, _ServerSelector as _ServerSelector
-from ._cooperative import sleep as sleep, to_thread as to_thread
 from ._handlers import (
     BaseRequestHandler,
     DatagramRequestHandler,
@@ -39,6 +38,11 @@ from ._mixins import (
 )
 from ._package import Package, publish
 from ._servers import TCPServer, UDPServer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Imported when first asked for; see `Package`.
+    from ._cooperative import sleep as sleep, to_thread as to_thread
 
 __all__ = [
     "BaseRequestHandler",

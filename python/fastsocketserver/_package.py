@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 _FILES = (_base, _servers, _mixins, _handlers)
 
+_LATE = ("sleep", "to_thread")
+"""What is imported when first asked for: most programs never do."""
+
 REFERENCE_VERSION = "0.4"
 """What the standard library's module says of itself as its `__version__`."""
 
@@ -29,6 +32,14 @@ class Package(ModuleType):
         for file in _FILES:
             if name in file.__dict__:
                 setattr(file, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _LATE:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        from . import _cooperative
+
+        value = self.__dict__[name] = getattr(_cooperative, name)
+        return value
 
     @property
     def __version__(self) -> str:
