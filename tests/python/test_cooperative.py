@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from variants import Variant
 
+# The servers run beside the test's own thread, also the one that forks.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
 DISPATCHES = ["TCPServer", "ThreadingTCPServer", "GreenletTCPServer"]
 if hasattr(os, "fork"):
     DISPATCHES.append("ForkingTCPServer")
