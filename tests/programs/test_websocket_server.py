@@ -23,6 +23,8 @@ def test_chat(both: Both) -> None:
         url = f"ws://127.0.0.1:{program.port}/"
         first = staying[program] = websocket.create_connection(url, timeout=DEADLINE)
         heard = [first.recv()]
+        # It goes through its clients meanwhile: one that joins now would be told as well.
+        program.wait_for("client 1 was announced")
         second = websocket.create_connection(url, timeout=DEADLINE)
         heard += [first.recv(), second.recv()]
         second.send("long " * 20_000)

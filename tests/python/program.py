@@ -101,13 +101,25 @@ class Program:
         self._process.send_signal(number)
 
     def wait_asleep(self) -> None:
-        """Wait until its main thread sleeps in the kernel (where the kernel tells)."""
-        stat = Path(f"/proc/{self.pid}/stat")
-        if stat.exists():
-            wait_until(
-                lambda: stat.read_text().rpartition(")")[2].split()[0] == "S",
-                "the main thread to sleep in the kernel",
-            )
+        """Wait until its main thread sleeps in the kernel, and stays so (where the kernel tells).
+
+        It also sleeps now and then on its way: for the interpreter lock, or for a thread to start.
+        """
+        status = Path(f"/proc/{self.pid}/status")
+        if not status.exists():
+            return
+        former = None
+
+        def sleeps_on() -> bool:
+            nonlocal former
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            now = (fields["State"].split()[0], fields["voluntary_ctxt_switches"])
+            is_same, former = now == former, now
+            if now[0] == "S" and not is_same:
+                time.sleep(0.05)
+            return now[0] == "S" and is_same
+
+        wait_until(sleeps_on, "the main thread to sleep in the kernel")
 
     def running(self) -> bool:
         """Say whether it has not ended yet."""

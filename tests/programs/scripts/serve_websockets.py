@@ -14,6 +14,7 @@ server = WebsocketServer(port=0, loglevel=logging.INFO)
 def joined(client: Client, _: WebsocketServer) -> None:
     """Tell everybody who has come."""
     server.send_message_to_all(f"client {client['id']} joined")
+    print(f"client {client['id']} was announced")
 
 
 def said(client: Client, _: WebsocketServer, message: str) -> None:
