@@ -54,6 +54,45 @@ def _parser() -> ArgumentParser:
         help="one request at a time, a thread, a child process or a greenlet for each"
         " (default: %(default)s)",
     )
+    tls = serve.add_argument_group("TLS")
+    tls.add_argument("--certificate", metavar="FILE", help="the certificate, and its chain; PEM")
+    tls.add_argument("--key", metavar="FILE", help="its key, if it is not in the same file")
+    limits = serve.add_argument_group("limits (none by default; further requests wait)")
+    limits.add_argument(
+        "--max-threads",
+        type=_count,
+        metavar="N",
+        help="requests that are handled at once: threads, greenlets or child processes",
+    )
+    limits.add_argument(
+        "--max-connections", type=_count, metavar="N", help="connections that are open at once"
+    )
+    limits.add_argument(
+        "--max-connections-per-client",
+        type=_count,
+        metavar="N",
+        help="the same from one address; further ones are closed",
+    )
+    limits.add_argument(
+        "--idle-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="for how long a handler waits for its client to go on",
+    )
+    limits.add_argument(
+        "--request-deadline", type=_seconds, metavar="SECONDS", help="for how long a request lasts"
+    )
+    serve.add_argument(
+        "--drain",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="what requests have to end in after Ctrl-C or SIGTERM; a second one ends them at once"
+        " (default: %(default)g)",
+    )
+    serve.add_argument(
+        "--stats", type=_seconds, metavar="SECONDS", help="print a line about what has been done"
+    )
     commands.add_parser(
         "run",
         help="run an unmodified program on this package",
@@ -62,6 +101,33 @@ def _parser() -> ArgumentParser:
         " have run in threads.",
     )
     return parser
+
+
+def _count(text: str) -> int:
+    """A number of at least 1."""
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
+
+
+def _seconds(text: str) -> float:
+    """A time of 0 s or more."""
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError
+    return seconds
+
+
+_count.__name__, _seconds.__name__ = "number, 1 or more", "number of seconds"
+_LIMITS = (
+    "max_threads",
+    "max_connections",
+    "max_connections_per_client",
+    "idle_timeout",
+    "request_deadline",
+)
+"""Options that are attributes of the server."""
 
 
 def _run_program(dispatch: str, argv: list[str]) -> int | None:
@@ -100,7 +166,22 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.command == "run":
         parser.exit(2, "fastsocketserver run: expects a script, or -m and the name of a module\n")
-    return _serve.main(options.handler, options.bind, udp=options.udp, dispatch=options.dispatch)
+    attributes = {name: getattr(options, name) for name in _LIMITS}
+    if options.max_threads is not None and options.dispatch == "forks":
+        attributes["max_children"] = options.max_threads
+    return _serve.main(
+        _serve.Options(
+            handler=options.handler,
+            bind=options.bind,
+            udp=options.udp,
+            dispatch=options.dispatch,
+            certificate=options.certificate,
+            key=options.key,
+            drain=options.drain,
+            stats=options.stats or None,
+            attributes=attributes,
+        )
+    )
 
 
 # Without sys.exit() where all went well: `python -i` goes on, and shows a SystemExit as an error.

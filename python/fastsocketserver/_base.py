@@ -76,12 +76,14 @@ class BaseServer:
         timeout: Seconds that `handle_request()` waits, or `None` for no limit.
         server_address: Where the server listens.
         RequestHandlerClass: What is called, with three arguments, for each request.
-        quiet_disconnects: Whether a client that goes away in the middle of its request is told of in
-            one line, and not by a traceback; false.
+        quiet_disconnects: Whether a client that goes away in the middle of its request is told of
+            in one line, and not by a traceback; false.
     """
 
     timeout: float | None = None
     quiet_disconnects: bool = False
+    # Whether the requests that are left when the loop ends have time to end by themselves.
+    _draining: bool = False
 
     if TYPE_CHECKING:
         server_address: AddressType
@@ -141,12 +143,15 @@ class BaseServer:
         Returns:
             With `drain`, how many requests were left; `None` otherwise, and where it does not wait.
         """
-        self.__shutdown_request = True
         engine = self.__dict__.get("_engine")
+        is_here = engine is not None and engine.is_serving_thread()
+        if drain is not None and not is_here:
+            self._draining = True
+        self.__shutdown_request = True
         if engine is not None:
             engine.wake()
-            if engine.is_serving_thread():
-                return None
+        if is_here:
+            return None
         if drain is None:
             self.__is_shut_down.wait()
             return None
@@ -158,23 +163,28 @@ class BaseServer:
     def _drain(self, seconds: float) -> int:
         """Give requests so many seconds to end, then end them; returns how many were left."""
         engine = self._find_engine()
-        if self._wait_for_requests(engine, seconds):
-            return 0
-        left = engine.end_requests()
-        self._end_children()
-        self._wait_for_requests(engine, _GRACE)
-        return left
+        try:
+            if self._wait_for_requests(engine, seconds):
+                return 0
+            left = engine.end_requests()
+            self._end_children()
+            self._wait_for_requests(engine, _GRACE)
+            return left
+        finally:
+            self._draining = False
 
     def _wait_for_requests(self, engine: _core.Engine, seconds: float) -> bool:
         """Wait until no request is left; false after so many seconds."""
         end = time() + seconds
-        while engine.count_open():
+        while True:
+            # Nobody else looks after them when the loop has ended.
+            has_children = self._collect_ended()
+            if not engine.count_open():
+                return True
             left = end - time()
             if left <= 0:
                 return False
-            # Children are looked after by nobody when the loop has ended.
-            engine.wait_for_end(min(left, 0.02) if self._collect_ended() else left)
-        return True
+            engine.wait_for_end(min(left, 0.02) if has_children else left)
 
     def _collect_ended(self) -> bool:
         """Look after child processes; whether there are any. Not here."""

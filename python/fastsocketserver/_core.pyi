@@ -272,7 +272,7 @@ def declare_defaults(base: type, tcp: type, udp: type, threading: type, greenlet
     """Tell which methods are the package's own; called once, when its classes are defined."""
 
 def finish_request(server: Any, request: Any, client_address: Any) -> None:
-    """Do what `BaseServer.finish_request()` does: the TLS handshake if one is due, and the handler."""
+    """Do what `BaseServer.finish_request()` does: a TLS handshake that is due, and the handler."""
 
 def forget_descriptor(fd: int) -> None:
     """Say that a descriptor that requests in greenlets have waited for is somebody else's now."""

@@ -100,12 +100,13 @@ class ThreadingMixIn(_Server):
         daemon_threads: Whether the threads are daemons: they do not keep the interpreter from
             ending, and `server_close()` does not wait for them; false.
         block_on_close: Whether `server_close()` waits for the threads that are not daemons; true.
-        max_threads: How many requests may be handled at once; further ones wait in the kernel's queue.
-            `None`, the default, is any number. Where the system starts no more threads, that is as
-            if the limit had been reached.
-        parking: Whether a connection whose client has sent nothing yet waits without a thread; false.
-            Only with handlers that say so by `reads_first`, and over TLS. Where `max_connections`
-            is reached, the one that has been silent for longest makes room for the next.
+        max_threads: How many requests may be handled at once; further ones wait in the kernel's
+            queue. `None`, the default, is any number. Where the system starts no more threads, that
+            is as if the limit had been reached.
+        parking: Whether a connection whose client has sent nothing yet waits without a thread;
+            false. Only with handlers that say so by `reads_first`, and over TLS. Where
+            `max_connections` is reached, the one that has been silent for longest makes room for
+            the next.
     """
 
     daemon_threads: bool = False
@@ -298,7 +299,8 @@ class GreenletMixIn(_Server):
         block_on_close: Whether requests are finished when the server stops; true. Otherwise their
             next wait raises `greenlet.GreenletExit`: `finish()` is called.
         daemon_threads: True has the same effect as a false `block_on_close`, as with threads.
-        max_threads: How many requests may be handled at once, as with threads; `None` is any number.
+        max_threads: How many requests may be handled at once, as with threads; `None` is any
+            number.
         stall_threshold: Seconds that a request may run without a wait before that is logged, with
             the line that it is at; 0.1, `None` for never.
     """
@@ -368,7 +370,7 @@ class GreenletMixIn(_Server):
             engine.close_requests(self.__ends_requests())
 
     def __ends_requests(self) -> bool:
-        return self.daemon_threads or not self.block_on_close
+        return not self._draining and (self.daemon_threads or not self.block_on_close)
 
 
 class GreenletTCPServer(GreenletMixIn, TCPServer):

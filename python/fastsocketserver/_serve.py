@@ -9,8 +9,8 @@ import shlex
 import signal
 import socket
 import sys
-import threading
 import time
+from typing import Any, NamedTuple
 
 from . import _handlers, _mixins, _servers
 from ._install import install
@@ -19,9 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
-    from typing import Any
 
-    from ._base import AddressType, BaseServer, RequestType
+    from ._base import AddressType, BaseServer
 
     # Stands before a server among the bases: what it extends is a server's.
     _Server = BaseServer
@@ -30,6 +29,9 @@ else:
 
 DISPATCHES = ("sync", "threads", "forks", "greenlets")
 """One request at a time, a thread for each, a child process for each, or a greenlet for each."""
+
+PATIENCE = 0.2
+"""Seconds before somebody who has stopped the server is told what it still waits for."""
 
 CHILDRENS_GRACE = 1.0
 """Seconds that a child process has to end by itself."""
@@ -51,60 +53,117 @@ class UpperCaseDatagram(_handlers.DatagramRequestHandler):
         self.wfile.write(self.rfile.read().upper())
 
 
-class StoppedBySignals(_Server):
-    """A server that signals stop, without an exception in the midst of its own work.
+class Served(_Server):
+    """A server that signals stop, and that tells from time to time what it has done.
 
-    Only a handler that runs on the main thread, be it a child's, is interrupted.
+    The first signal has it take no more requests; those that it has may end, within some seconds.
+    The second ends everything at once.
     """
 
+    drain: float = 10.0
+    """Seconds that requests have to end."""
+    stats_interval: float | None = None
+    """Seconds between two lines about what has been done."""
+
     _stopping = False
-    _handling = False
+    _cut_short = 0
+    _next_stats = 0.0
 
     def stop_on(self, *numbers: int) -> None:
-        """Stop when one of these signals comes; a further one is a `KeyboardInterrupt`."""
+        """Stop when one of these signals comes."""
+        self._pid = os.getpid()
         for number in numbers:
             signal.signal(number, self._stop)
+        signal.signal(signal.SIGALRM, self._look)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        interrupt = self._stopping or self._handling
-        self._stopping = self._BaseServer__shutdown_request = True
-        self._wake()
-        if interrupt:
+        is_child = os.getpid() != self._pid
+        if is_child and number == signal.SIGINT:
+            return  # The terminal tells all; the parent says when their time is over.
+        if is_child or self._stopping:
+            self._draining = False
             raise KeyboardInterrupt
+        self._draining = self._stopping = self._BaseServer__shutdown_request = True
+        self._end = time.monotonic() + self.drain
+        # A handler on the main thread keeps everything else there from running.
+        signal.setitimer(signal.ITIMER_REAL, max(min(self.drain, PATIENCE), 0.001))
+        self._wake()
 
-    def finish_request(self, request: RequestType, client_address: AddressType) -> None:
-        """Handle the request; on the main thread, let a signal end that."""
-        if threading.current_thread() is not threading.main_thread():
-            super().finish_request(request, client_address)
+    def _look(self, number: int, frame: FrameType | None) -> None:
+        """Say that there are requests left, or end them when their time is over."""
+        engine = self._find_engine()
+        self._collect_ended()
+        left = self._end - time.monotonic()
+        if left <= 0:
+            self._cut_short += engine.end_requests()
             return
-        self._handling = True
-        try:
-            # One that came to a child before it got here.
-            if self._stopping:
-                raise KeyboardInterrupt
-            super().finish_request(request, client_address)
-        finally:
-            self._handling = False
+        signal.setitimer(signal.ITIMER_REAL, left)
+        if count := engine.count_open():
+            requests = "1 request" if count == 1 else f"{count} requests"
+            _say(f"finishing {requests}, in {self.drain:g} s at most; Ctrl-C ends them at once")
+
+    def finish_requests(self) -> int:
+        """Wait for the requests, after the loop; returns how many had to be ended."""
+        if self._stopping:
+            left = self._drain(self._end - time.monotonic())
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._cut_short = max(self._cut_short, left)
+        return self._cut_short
+
+    def service_actions(self) -> None:
+        """Tell what has been done, when it is time to."""
+        super().service_actions()
+        if self.stats_interval is None or (now := time.monotonic()) < self._next_stats:
+            return
+        if self._next_stats:
+            _say(str(self.stats()))
+        self._next_stats = now + self.stats_interval
+
+
+def _say(line: str) -> None:
+    """Print a line, also from within a signal's handler, which may have interrupted `print()`."""
+    os.write(1, f"{line}\n".encode())
 
 
 class UsageError(Exception):
     """A command line that cannot be served; its text says why, in one line."""
 
 
-def serve(handler: str | None, bind: str, *, udp: bool, dispatch: str) -> None:
-    """Serve until Ctrl-C or SIGTERM.
+class Options(NamedTuple):
+    """What the command line says of a server.
 
-    Args:
+    Attributes:
         handler: ``package.module:Class``, or `None` for the upper-casing example.
         bind: ``HOST:PORT``, ``[V6]:PORT``, ``unix:PATH`` or ``unix:@NAME``.
         udp: Whether to take datagrams rather than connections.
         dispatch: One of `DISPATCHES`.
+        certificate: A file with a certificate, for TLS.
+        key: One with its key, if that is another file.
+        drain: Seconds that requests have to end when the server stops.
+        stats: Seconds between two lines about what has been done; `None` for none.
+        attributes: Attributes of the server.
+    """
+
+    handler: str | None
+    bind: str
+    udp: bool
+    dispatch: str
+    certificate: str | None
+    key: str | None
+    drain: float
+    stats: float | None
+    attributes: dict[str, Any]
+
+
+def serve(options: Options) -> None:
+    """Serve until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: The handler cannot be found, or `bind` is no address.
+        UsageError: Something that `options` name cannot be had.
         OSError: The address cannot be listened on.
     """
-    family, address = parse_bind(bind)
+    handler, udp, dispatch = options.handler, options.udp, options.dispatch
+    family, address = parse_bind(options.bind)
     # The handler's module may import `socketserver`, and must find this package.
     install()
     if handler is None:
@@ -115,15 +174,16 @@ def serve(handler: str | None, bind: str, *, udp: bool, dispatch: str) -> None:
         name = handler
     with (
         contextlib.suppress(KeyboardInterrupt),
-        make_server(family, address, handler_class, udp=udp, dispatch=dispatch) as server,
-        own_socket_file(server),
+        make_server(family, address, handler_class, options) as server,
         own_children(server),
     ):
         server.stop_on(signal.SIGINT, signal.SIGTERM)
         print(f"serving {name} on {describe(server)} ({dispatch})")
         print(f"try it:  echo hello | {client_command(server, udp=udp)}")
         print("Ctrl-C stops it", flush=True)
-        server.serve_forever()
+        server.serve_forever(min(0.5, options.stats or 0.5))
+        if cut_short := server.finish_requests():
+            print(f"{cut_short} cut short")
     print("stopped", flush=True)
 
 
@@ -181,10 +241,9 @@ def find_handler(name: str) -> Any:
     return found
 
 
-def make_server(
-    family: int, address: AddressType, handler_class: Any, *, udp: bool, dispatch: str
-) -> Any:
+def make_server(family: int, address: AddressType, handler_class: Any, options: Options) -> Any:
     """Open a server with these properties."""
+    udp, dispatch = options.udp, options.dispatch
     mixins: dict[str, tuple[type, ...]] = {
         "sync": (),
         "threads": (_mixins.ThreadingMixIn,),
@@ -194,15 +253,21 @@ def make_server(
         mixins["forks"] = (_mixins.ForkingMixIn,)
     if dispatch not in mixins:
         raise UsageError(f"this platform cannot fork: --dispatch {dispatch}")
-    bases = (StoppedBySignals, *mixins[dispatch], _servers.UDPServer if udp else _servers.TCPServer)
+    bases = (Served, *mixins[dispatch], _servers.UDPServer if udp else _servers.TCPServer)
     attributes = {
         "__module__": __name__,
         "address_family": family,
         # With datagrams it would let a second server take them from the first.
         "allow_reuse_address": not udp and family != getattr(socket, "AF_UNIX", None),
+        "unlink_on_close": True,
+        "quiet_disconnects": True,
+        "drain": options.drain,
+        "stats_interval": options.stats,
+        "ssl_context": load_certificate(options),
         # Stopping does not wait for clients that stay.
         "daemon_threads": True,
         "block_on_close": False,
+        **options.attributes,
     }
     try:
         return type("Server", bases, attributes)(address, handler_class)
@@ -230,20 +295,26 @@ def client_command(server: BaseServer, *, udp: bool) -> str:
     return f"nc{options} {address[0]} {address[1]}"
 
 
-@contextlib.contextmanager
-def own_socket_file(server: BaseServer) -> Iterator[None]:
-    """Remove the server's Unix socket file in the end, unless another has taken its place."""
-    path = server.server_address
-    if not (isinstance(path, str) and path):
-        yield
-        return
-    made = os.stat(path)
+def load_certificate(options: Options) -> Any:
+    """Make the TLS context that `options` ask for; `None` for none.
+
+    Raises:
+        UsageError: The files cannot be used.
+    """
+    if options.certificate is None:
+        if options.key is not None:
+            raise UsageError("--key is of no use without --certificate")
+        return None
+    if options.udp:
+        raise UsageError("there is no TLS over datagrams: --certificate with --udp")
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(made, os.stat(path)):
-                os.unlink(path)
+        context.load_cert_chain(options.certificate, options.key)
+    except OSError as error:
+        raise UsageError(f"cannot use the certificate {options.certificate}: {error}") from None
+    return context
 
 
 @contextlib.contextmanager
@@ -266,14 +337,14 @@ def own_children(server: BaseServer) -> Iterator[None]:
                 time.sleep(0.005)
 
 
-def main(handler: str | None, bind: str, *, udp: bool, dispatch: str) -> int:
+def main(options: Options) -> int:
     """`serve()`, with its errors as one line on standard error; returns the exit status."""
     try:
-        serve(handler, bind, udp=udp, dispatch=dispatch)
+        serve(options)
     except UsageError as error:
         print(f"fastsocketserver serve: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"fastsocketserver serve: cannot listen on {bind}: {error}", file=sys.stderr)
+        print(f"fastsocketserver serve: cannot listen on {options.bind}: {error}", file=sys.stderr)
         return 1
     return 0

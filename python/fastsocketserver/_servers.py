@@ -33,8 +33,8 @@ class TCPServer(BaseServer):
         allow_reuse_port: Set `SO_REUSEPORT` before binding, where the family has it; false.
         disable_nagle_algorithm: Set `TCP_NODELAY` on accepted connections; true, as asyncio does:
             an answer in two small writes waits 40 ms otherwise.
-        unlink_on_close: Whether `server_close()` removes the file of a Unix socket, unless another has
-            taken its place; false.
+        unlink_on_close: Whether `server_close()` removes the file of a Unix socket, unless another
+            has taken its place; false.
         max_connections: How many connections may be open at once; further ones wait in the kernel's
             queue. `None`, the default of all limits, is no limit.
         max_connections_per_client: How many of them may come from one IP address; a further one is
@@ -44,9 +44,9 @@ class TCPServer(BaseServer):
         idle_timeout: Seconds that a handler may wait for its client: for a whole line where
             `rfile` reads one, otherwise for the next bytes, or until the client takes some of what
             is written. Then `TimeoutError` as above.
-        ssl_context: An `ssl.SSLContext` with which connections are wrapped, or `None`. The handshake
-            is done where the request is handled. Another context may be assigned at any time; new
-            connections have it.
+        ssl_context: An `ssl.SSLContext` with which connections are wrapped, or `None`. The
+            handshake is done where the request is handled. Another context may be assigned at any
+            time; new connections have it.
         handshake_timeout: Seconds that a TLS handshake may take, also where `socket` is an
             `ssl.SSLSocket`; 10, `None` for no limit.
     """
@@ -200,7 +200,7 @@ def _path_of(address: Any) -> Any:
 
 
 def _identify(path: Any) -> tuple[int, int] | None:
-    """What tells the file at `path` from another that takes its place; `None` where there is none."""
+    """What tells the file at `path` from another that takes its place; `None` without a file."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -213,7 +213,7 @@ def _accept(listener: _Socket) -> tuple[Any, Any]:
 
 
 def _find_tls(server: TCPServer) -> Any:
-    """The module that deals with TLS, if `server` speaks it: not all programs need to import `ssl`."""
+    """The module that deals with TLS, if `server` speaks it: few programs import `ssl`."""
     ssl: Any = sys.modules.get("ssl")
     if ssl is None:
         return None

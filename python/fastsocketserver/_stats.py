@@ -55,8 +55,8 @@ class Stats(NamedTuple):
     @classmethod
     def of(cls, server: BaseServer) -> Stats:
         """Those of `server`."""
-        taken, done, *others = server._find_engine().stats(server)
-        return cls(*taken, *done, *others)
+        taken, done, errors, idle_threads, queue_age = server._find_engine().stats(server)
+        return cls(*taken, *done, errors, idle_threads, queue_age)
 
     def __str__(self) -> str:
         """What is of interest in one line: counts that are 0 are left out."""
@@ -78,8 +78,8 @@ class Connection(NamedTuple):
         age: Seconds since it was accepted.
         state: ``"queued"`` (no thread can be started for it), ``"parked"`` (its client has sent
             nothing, and nothing runs for it), ``"handshake"`` (of TLS) or ``"handling"``.
-        received: Bytes that have come from the client, those of TLS included; `None` where the system
-            does not tell, which only Linux does, of TCP.
+        received: Bytes that have come from the client, those of TLS included; `None` where the
+            system does not tell, which only Linux does, of TCP.
         sent: Bytes that have gone to the client; otherwise as `received`.
         handler: The name of the handler's class.
     """

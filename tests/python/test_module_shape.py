@@ -253,7 +253,9 @@ def test_bases_are_those_of_the_reference_in_order(ss: Variant, name: str) -> No
 
 
 @pytest.mark.parametrize("name", [*CLASSES, "_SocketWriter", "_Threads", "_NoThreads"])
-def test_signatures_are_those_of_the_running_version_but_for_what_may_be_left_out(ss: Variant, name: str) -> None:
+def test_signatures_are_those_of_the_running_version_but_for_what_may_be_left_out(
+    ss: Variant, name: str
+) -> None:
     cls, reference = getattr(ss.module, name), getattr(socketserver, name)
     methods = {
         method
