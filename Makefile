@@ -102,6 +102,10 @@ $(CARGO_TOOLS)/bin/%:
 test-python: $(TOOLS) ## Run the tests of the package, CPython's own included
 	$(BIN)/tox run-parallel --parallel 2 --parallel-no-spinner
 
+.PHONY: soak
+soak: $(TOOLS) ## Run the fault tests at length: a million requests, and all faults at full count
+	$(BIN)/tox run -e soak
+
 .PHONY: test-newer
 test-newer: ## Run the same on CPython 3.14 and 3.15, in a Debian sid root (needs root and Debian)
 	tests/newer/run

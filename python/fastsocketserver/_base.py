@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     # For annotations alone: importing `typing` takes as long as everything else here.
     from collections.abc import Callable
+    from ssl import SSLContext
     from typing import Any, TypeAlias
 
     from typing_extensions import Self
@@ -82,6 +83,16 @@ class BaseServer:
 
     timeout: float | None = None
     quiet_disconnects: bool = False
+    # What the core asks every server for; documented at the classes that make something of it. Asking
+    # for what is not there would take an exception.
+    max_threads: int | None = None
+    max_connections: int | None = None
+    max_connections_per_client: int | None = None
+    parking: bool = False
+    request_deadline: float | None = None
+    idle_timeout: float | None = None
+    ssl_context: SSLContext | None = None
+    handshake_timeout: float | None = 10.0
     # Whether the requests that are left when the loop ends have time to end by themselves.
     _draining: bool = False
 

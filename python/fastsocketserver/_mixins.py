@@ -111,8 +111,6 @@ class ThreadingMixIn(_Server):
 
     daemon_threads: bool = False
     block_on_close: bool = True
-    max_threads: int | None = None
-    parking: bool = False
     # Replaced on the instance by the first request.
     _threads: _Threads | _NoThreads = _NoThreads()
 
@@ -307,7 +305,6 @@ class GreenletMixIn(_Server):
 
     block_on_close: bool = True
     daemon_threads: bool = False
-    max_threads: int | None = None
     stall_threshold: float | None = 0.1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -11,7 +11,6 @@ from ._base import BaseServer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from socket import socket as _Socket
-    from ssl import SSLContext
     from typing import Any
 
     from ._base import AddressType, HandlerFactory, RequestType
@@ -58,12 +57,6 @@ class TCPServer(BaseServer):
     allow_reuse_port: bool = False
     disable_nagle_algorithm: bool = True
     unlink_on_close: bool = False
-    max_connections: int | None = None
-    max_connections_per_client: int | None = None
-    request_deadline: float | None = None
-    idle_timeout: float | None = None
-    ssl_context: SSLContext | None = None
-    handshake_timeout: float | None = 10.0
     # The device and inode of a Unix socket's file, as long as it is to be removed.
     _own_file: tuple[int, int] | None = None
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::interpreter::duration;
+use super::interpreter::{duration, setting};
 use super::socket;
 use crate::wait::Direction;
 
@@ -49,8 +49,8 @@ pub(super) fn begin(
     request: &Bound<'_, PyAny>,
 ) -> PyResult<Option<Limited>> {
     let py = server.py();
-    let end = seconds(server.getattr_opt(intern!(py, "request_deadline"))?)?;
-    let idle = seconds(server.getattr_opt(intern!(py, "idle_timeout"))?)?;
+    let end = seconds(setting(server, intern!(py, "request_deadline"))?)?;
+    let idle = seconds(setting(server, intern!(py, "idle_timeout"))?)?;
     if end.is_none() && idle.is_none() {
         return Ok(None);
     }
@@ -140,10 +140,7 @@ fn set_line(fd: Option<RawFd>, since: Option<Instant>) {
 
 /// A number of seconds as an attribute gives it.
 pub(super) fn seconds(attribute: Option<Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
-    match attribute.filter(|attribute| !attribute.is_none()) {
-        Some(attribute) => duration(attribute.extract()?).map(Some),
-        None => Ok(None),
-    }
+    attribute.map(|attribute| duration(attribute.extract()?)).transpose()
 }
 
 /// Whether any request has a deadline.

@@ -81,6 +81,7 @@ impl Engine {
             engine: self,
             intake,
             limits: Limits::default(),
+            has_waited: true,
             // Requests in greenlets wait by way of the loop's own selector.
             select: select.filter(|_| table.is_none()),
             table,
@@ -512,6 +513,7 @@ struct Serving<'py> {
     intake: Intake<'py>,
     /// As they were when last asked for.
     limits: Limits,
+    has_waited: bool,
     select: Option<Bound<'py, PyAny>>,
     /// The unfinished requests, if they run in greenlets.
     table: Option<Arc<Table>>,
@@ -600,7 +602,10 @@ impl Service for Serving<'_> {
 
     fn admission(&mut self) -> Result<Admission, Raised> {
         let ledger = self.engine.ledger();
-        self.limits = limits::of(self.server())?;
+        // Once for each wait is often enough to notice that a program has changed them.
+        if std::mem::take(&mut self.has_waited) {
+            self.limits = limits::of(self.server())?;
+        }
         let limit = self.limits.active.unwrap_or(usize::MAX);
         self.intake.go_on_with_parked(|| ledger.control().state().active() < limit)?;
         if self.engine.admits(self.server(), self.limits)? {
@@ -628,6 +633,7 @@ impl Service for Serving<'_> {
     ) -> Result<Readiness, Raised> {
         let py = self.py();
         self.batch = 0;
+        self.has_waited = true;
         let readiness = if let Some(select) = &self.select {
             let timeout = timeout.map(|timeout| timeout.as_secs_f64());
             if self.is_closed {

@@ -26,7 +26,7 @@ use pyo3::types::{PyMappingProxy, PyString, PyType};
 use super::deadlines;
 use super::engine::Engine;
 use super::error::Handling;
-use super::interpreter::{call, call_method, class_attribute, import_module, is_method};
+use super::interpreter::{call, call_method, class_attribute, import_module, is_method, setting};
 use super::ledger::State;
 use super::socket::{self, is_plain};
 use super::threading::Threading;
@@ -247,8 +247,7 @@ impl<'py> Hooks<'py> {
         request: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = self.server.py();
-        let context = self.server.getattr_opt(intern!(py, "ssl_context"))?;
-        if context.is_none_or(|context| context.is_none()) && is_plain(listener)? {
+        if setting(&self.server, intern!(py, "ssl_context"))?.is_none() && is_plain(listener)? {
             return Ok(None);
         }
         let tls = call(&import_module(py)?, ("fastsocketserver._tls",))?;
@@ -264,7 +263,7 @@ impl<'py> Hooks<'py> {
             Some(value) => value.is_truthy(),
             None => Ok(false),
         };
-        if !is_true(&self.server, intern!(py, "parking"))? {
+        if !self.server.getattr(intern!(py, "parking"))?.is_truthy()? {
             return Ok(false);
         }
         Ok(is_true(request, intern!(py, "handshake_due"))? || {

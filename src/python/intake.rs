@@ -11,7 +11,7 @@ use pyo3::types::PyTuple;
 use super::engine::Engine;
 use super::error::{Raised, io_error};
 use super::hooks::{Hooks, Way};
-use super::interpreter::call;
+use super::interpreter::{call, setting};
 use super::ledger::{Kind, Ledger};
 use super::limits;
 use super::parked::{Parked, Waiting};
@@ -193,7 +193,7 @@ impl<'py> Intake<'py> {
         ledger: &Ledger,
     ) -> PyResult<(Option<String>, bool)> {
         let py = self.py();
-        let limit = self.hooks.server().getattr_opt(intern!(py, "max_connections_per_client"))?;
+        let limit = setting(self.hooks.server(), intern!(py, "max_connections_per_client"))?;
         let Some(limit) = limits::count(limit, "max_connections_per_client")? else {
             return Ok((None, false));
         };

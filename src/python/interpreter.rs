@@ -147,6 +147,17 @@ pub(super) fn class_attribute(
     }
 }
 
+/// An attribute that most objects have from their class, where it is `None`; `None` for that.
+pub(super) fn setting<'py>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if class_attribute(object, name) == object.py().None().as_ptr().cast_const() {
+        return Ok(None);
+    }
+    Ok(Some(object.getattr(name)?).filter(|value| !value.is_none()))
+}
+
 /// What `class` has under `name`, itself or from a base: to be compared, not to be used.
 pub(super) fn type_attribute(
     class: &Bound<'_, PyType>,

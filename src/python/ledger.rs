@@ -8,7 +8,7 @@
 //!
 //! What `stats()` and `connections()` tell, what the limits count, and what a drain waits for is here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
@@ -37,7 +37,7 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 struct Book {
     /// By the identity of the request, which the entry keeps alive.
-    entries: HashMap<Key, Entry>,
+    entries: BTreeMap<Key, Entry>,
     /// How many connections each client has, where that is limited.
     clients: HashMap<String, usize>,
     /// How many entries nobody is in charge of whom the core knows.

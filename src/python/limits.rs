@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::deadlines;
+use super::interpreter::setting;
 use crate::control::Limits;
 
 /// What `max_threads` and `max_connections` are now.
@@ -16,8 +17,8 @@ use crate::control::Limits;
 /// `TypeError` for what is no number, and `ValueError` for one with which nothing could be served.
 pub(super) fn of(server: &Bound<'_, PyAny>) -> PyResult<Limits> {
     let py = server.py();
-    let active = server.getattr_opt(intern!(py, "max_threads"))?;
-    let open = server.getattr_opt(intern!(py, "max_connections"))?;
+    let active = setting(server, intern!(py, "max_threads"))?;
+    let open = setting(server, intern!(py, "max_connections"))?;
     Ok(Limits { active: count(active, "max_threads")?, open: count(open, "max_connections")? })
 }
 
@@ -27,9 +28,7 @@ pub(super) fn of(server: &Bound<'_, PyAny>) -> PyResult<Limits> {
 ///
 /// As [`of`].
 pub(super) fn count(attribute: Option<Bound<'_, PyAny>>, name: &str) -> PyResult<Option<usize>> {
-    let Some(attribute) = attribute.filter(|attribute| !attribute.is_none()) else {
-        return Ok(None);
-    };
+    let Some(attribute) = attribute else { return Ok(None) };
     match attribute.extract::<i64>()? {
         count @ 1.. => Ok(Some(usize::try_from(count).unwrap_or(usize::MAX))),
         count => Err(PyValueError::new_err(format!("{name} must be None or at least 1: {count}"))),
@@ -42,5 +41,5 @@ pub(super) fn count(attribute: Option<Bound<'_, PyAny>>, name: &str) -> PyResult
 ///
 /// As [`of`].
 pub(super) fn idle_timeout(server: &Bound<'_, PyAny>) -> PyResult<Option<Duration>> {
-    deadlines::seconds(server.getattr_opt(intern!(server.py(), "idle_timeout"))?)
+    deadlines::seconds(setting(server, intern!(server.py(), "idle_timeout"))?)
 }
