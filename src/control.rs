@@ -20,7 +20,7 @@ use crate::waker::Waker;
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     /// Reaches the loop while it runs.
-    pub(crate) waker: Waker,
+    pub(crate) waker: Arc<Waker>,
     state: Mutex<State>,
     /// Told that a request or the loop has ended, if anybody waits for that.
     ended: Condvar,
@@ -39,6 +39,8 @@ pub(crate) struct State {
     waiting: usize,
     /// How many requests are being handled.
     active: usize,
+    /// How many wait for their client's first bytes, and have no place among those.
+    parked: usize,
     /// How to end those that can be ended, by their numbers.
     endings: HashMap<u64, Ending>,
     entered: u64,
@@ -90,7 +92,22 @@ pub(crate) enum Outcome {
     Failed,
 }
 
+/// How many requests there may be at once, `None` meaning any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Of those that are being handled.
+    pub(crate) active: Option<usize>,
+    /// Of those that have been taken and are not over: the parked ones count too.
+    pub(crate) open: Option<usize>,
+}
+
 impl Control {
+    /// One whose loop `waker` reaches.
+    #[cfg(feature = "python")]
+    pub(crate) fn with_waker(waker: Arc<Waker>) -> Self {
+        Self { waker, ..Self::default() }
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that is done under the lock can panic halfway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -144,11 +161,11 @@ impl Control {
         }
     }
 
-    /// Whether one more request may be taken, of which `limit` may be handled at once. If not, the
-    /// loop is woken when that may have changed.
-    pub(crate) fn admits(&self, limit: Option<usize>) -> bool {
+    /// Whether one more request may be taken. If not, the loop is woken when that may have changed.
+    pub(crate) fn admits(&self, limits: Limits) -> bool {
         let mut state = self.state();
-        state.wants_place = limit.is_some_and(|limit| state.active >= limit);
+        state.wants_place = limits.active.is_some_and(|limit| state.active >= limit)
+            || limits.open.is_some_and(|limit| state.open() >= limit);
         !(state.wants_place || state.paused)
     }
 
@@ -167,7 +184,16 @@ impl Control {
         if let Some(ending) = ending {
             state.endings.insert(number, ending);
         }
-        Place { control: Arc::clone(self), number, outcome: Outcome::Failed }
+        let generation = sys::generation();
+        let control = Arc::clone(self);
+        Place {
+            control,
+            number,
+            generation,
+            is_parked: false,
+            is_refused: false,
+            outcome: Outcome::Failed,
+        }
     }
 
     /// Counts a request that is not going to be handled.
@@ -192,14 +218,19 @@ impl Control {
 
     pub(crate) fn stats(&self) -> Stats {
         let state = self.state();
-        Stats { active: state.active, ..state.counts.clone() }
+        Stats { active: state.active, parked: state.parked, ..state.counts.clone() }
     }
 
-    fn leave(&self, number: u64, outcome: Outcome) {
+    fn leave(&self, place: &Place) {
         let mut state = self.state();
-        state.active -= 1;
-        let ending = state.endings.remove(&number);
-        match outcome {
+        if place.is_parked {
+            state.parked -= 1;
+        } else {
+            state.active -= 1;
+        }
+        let ending = state.endings.remove(&place.number);
+        match place.outcome {
+            _ if place.is_refused => state.counts.refused += 1,
             Outcome::Finished => state.counts.finished += 1,
             Outcome::Failed => state.counts.failed += 1,
         }
@@ -224,6 +255,11 @@ impl State {
     pub(crate) fn active(&self) -> usize {
         self.active
     }
+
+    /// How many requests have been taken and are not over.
+    pub(crate) fn open(&self) -> usize {
+        self.active + self.parked
+    }
 }
 
 impl Stats {
@@ -242,6 +278,11 @@ impl Stats {
 pub(crate) struct Place {
     control: Arc<Control>,
     number: u64,
+    /// A forked child inherits the place, which is its parent's.
+    generation: u32,
+    is_parked: bool,
+    /// Whether it is not to be handled after all.
+    is_refused: bool,
     /// Failed, until something else is known.
     outcome: Outcome,
 }
@@ -259,9 +300,44 @@ impl Place {
     }
 }
 
+/// What requests do that may wait for their client before they are handled.
+#[cfg(feature = "python")]
+impl Place {
+    /// Something that no other request of the server has.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Says that the request waits for its client, and is not being handled.
+    pub(crate) fn park(&mut self) {
+        if !std::mem::replace(&mut self.is_parked, true) {
+            let mut state = self.control.state();
+            state.active -= 1;
+            state.parked += 1;
+        }
+    }
+
+    /// Gives the place back unused.
+    pub(crate) fn refuse(mut self) {
+        self.is_refused = true;
+    }
+
+    /// Says that the request is being handled after all.
+    pub(crate) fn unpark(&mut self) {
+        if std::mem::take(&mut self.is_parked) {
+            let mut state = self.control.state();
+            state.parked -= 1;
+            state.active += 1;
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.control.leave(self.number, self.outcome);
+        // In a child, somebody else's lock may be held for good.
+        if self.generation == sys::generation() {
+            self.control.leave(self);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use socket2::{SockRef, Type};
 use crate::accept_failure::AcceptFailure;
 use crate::address::Address;
 use crate::batch::Batch;
-use crate::control::{Control, Ending, Phase, Taken};
+use crate::control::{Control, Ending, Limits, Phase, Taken};
 use crate::datagram::Datagram;
 use crate::dispatch::{Dispatch, Freed, Inline, Refused, Task};
 use crate::error::Error;
@@ -434,7 +434,7 @@ impl<H: Handler> Server<H> {
         if !self.waiting.is_empty() {
             return Admission::ClosedFor(RETRY_INTERVAL);
         }
-        if self.control.admits(self.dispatch.limit()) {
+        if self.control.admits(Limits { active: self.dispatch.limit(), open: None }) {
             return Admission::Open;
         }
         match self.dispatch.freed() {

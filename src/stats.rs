@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// [`Handle::stats`](crate::Handle::stats).
 ///
 /// All counts of requests are of one moment: at any time
-/// `accepted + received == active + finished + failed + refused`.
+/// `accepted + received == active + parked + finished + failed + refused`.
 ///
 /// ```
 /// use fastsocketserver::{Request, Server};
@@ -35,6 +35,9 @@ pub struct Stats {
     pub dropped: u64,
     /// Requests that are being handled, or wait for a thread or child that could not be started.
     pub active: usize,
+    /// Connections that wait, without a handler, for their client's first bytes. Servers do that where
+    /// they are told to; none that is built by this crate's [`Builder`](crate::Builder) can be.
+    pub parked: usize,
     /// Requests that were handled without an error.
     pub finished: u64,
     /// Requests whose handler returned an error, panicked, or never got to run.

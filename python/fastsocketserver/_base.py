@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._handlers import BaseRequestHandler
+    from ._stats import Connection, Stats
 
     RequestType: TypeAlias = Any
     AddressType: TypeAlias = Any
@@ -30,6 +31,9 @@ _ServerSelector: type[selectors.BaseSelector] = getattr(
 """What programs replace to wait in another way; while it is this one, the core waits by itself."""
 
 _ORIGINAL_SELECTOR = _ServerSelector
+
+_GRACE = 1.0
+"""Seconds that requests have which have been told to end."""
 
 
 def _waits_natively() -> bool:
@@ -66,13 +70,18 @@ class BaseServer:
 
     Other hooks: `server_activate()`, `service_actions()`, `handle_timeout()`.
 
+    What goes on is told by `stats()` and `connections()`.
+
     Attributes:
         timeout: Seconds that `handle_request()` waits, or `None` for no limit.
         server_address: Where the server listens.
         RequestHandlerClass: What is called, with three arguments, for each request.
+        quiet_disconnects: Whether a client that goes away in the middle of its request is told of in
+            one line, and not by a traceback; false.
     """
 
     timeout: float | None = None
+    quiet_disconnects: bool = False
 
     if TYPE_CHECKING:
         server_address: AddressType
@@ -118,19 +127,84 @@ class BaseServer:
                 selector.register(self, selectors.EVENT_READ)
                 engine.serve(self, poll_interval, selector.select)
 
-    def shutdown(self) -> None:
+    def shutdown(self, drain: float | None = None) -> int | None:
         """Have `serve_forever()` return, and wait until it has.
 
         Called before `serve_forever()`, this waits for it to be called; it then returns at once.
         Called from the thread that runs `serve_forever()`, it is noted and does not wait.
+
+        Args:
+            drain: Seconds that the requests have, which are being handled, to end. Those that are
+                left are ended then: their handlers see the end of the connection, child processes
+                are terminated. Without it nobody waits for them here; `server_close()` may.
+
+        Returns:
+            With `drain`, how many requests were left; `None` otherwise, and where it does not wait.
         """
         self.__shutdown_request = True
         engine = self.__dict__.get("_engine")
         if engine is not None:
             engine.wake()
             if engine.is_serving_thread():
-                return
-        self.__is_shut_down.wait()
+                return None
+        if drain is None:
+            self.__is_shut_down.wait()
+            return None
+        end = time() + drain
+        # A loop that handles requests by itself ends after the one that it has.
+        self.__is_shut_down.wait(drain)
+        return self._drain(end - time())
+
+    def _drain(self, seconds: float) -> int:
+        """Give requests so many seconds to end, then end them; returns how many were left."""
+        engine = self._find_engine()
+        if self._wait_for_requests(engine, seconds):
+            return 0
+        left = engine.end_requests()
+        self._end_children()
+        self._wait_for_requests(engine, _GRACE)
+        return left
+
+    def _wait_for_requests(self, engine: _core.Engine, seconds: float) -> bool:
+        """Wait until no request is left; false after so many seconds."""
+        end = time() + seconds
+        while engine.count_open():
+            left = end - time()
+            if left <= 0:
+                return False
+            # Children are looked after by nobody when the loop has ended.
+            engine.wait_for_end(min(left, 0.02) if self._collect_ended() else left)
+        return True
+
+    def _collect_ended(self) -> bool:
+        """Look after child processes; whether there are any. Not here."""
+        return False
+
+    def _end_children(self) -> None:
+        """Have child processes end. There are none here."""
+
+    def pause(self) -> None:
+        """Take no more requests until `resume()`: new ones wait in the kernel's queue.
+
+        Those that were taken go on. `serve_forever()` and `handle_request()` go on waiting.
+        """
+        self._find_engine().pause()
+
+    def resume(self) -> None:
+        """Take requests again, after `pause()`."""
+        self._find_engine().resume()
+
+    def stats(self) -> Stats:
+        """What the server has done so far in this process, all of it of one moment."""
+        from ._stats import Stats
+
+        return Stats.of(self)
+
+    def connections(self) -> list[Connection]:
+        """The connections that are not over, the oldest first."""
+        from ._stats import list_connections
+
+        return list_connections(self)
 
     def service_actions(self) -> None:
         """Called by the loop after each wait, also when nothing has arrived. Does nothing here."""
@@ -174,8 +248,11 @@ class BaseServer:
         self._wake()
 
     def finish_request(self, request: RequestType, client_address: AddressType) -> None:
-        """Handle the request: make a handler object, whose constructor does the work."""
-        self.RequestHandlerClass(request, client_address, self)
+        """Handle the request: make a handler object, whose constructor does the work.
+
+        A TLS handshake that is due comes first.
+        """
+        _core.finish_request(self, request, client_address)
 
     def shutdown_request(self, request: RequestType) -> None:
         """End a request in an orderly way, then close it."""
@@ -186,6 +263,9 @@ class BaseServer:
 
     def handle_error(self, request: RequestType, client_address: AddressType) -> None:
         """Called while an exception of this request is being handled; prints it to `sys.stderr`."""
+        if self.quiet_disconnects and _is_disconnect(sys.exc_info()[1]):
+            print(f"{client_address} went away: {sys.exc_info()[1]}", file=sys.stderr)
+            return
         import traceback
 
         rule = "-" * 40
@@ -215,6 +295,14 @@ class BaseServer:
         engine = self.__dict__.get("_engine")
         if engine is not None:
             engine.wake()
+
+
+def _is_disconnect(error: BaseException | None) -> bool:
+    """Whether `error` says that the client is gone, or has been silent for too long."""
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    ssl: Any = sys.modules.get("ssl")
+    return ssl is not None and isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
 
 
 def _wait_readable(server: BaseServer, timeout: float | None) -> bool:

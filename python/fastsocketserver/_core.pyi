@@ -18,6 +18,7 @@ __all__ = [
     "close",
     "declare_accepted_socket",
     "declare_defaults",
+    "finish_request",
     "forget_descriptor",
     "forget_threads",
     "is_in_table",
@@ -64,6 +65,46 @@ class Engine:
             ValueError: `server.fileno()` is no descriptor, or `poll_interval` is not a number.
             OverflowError: `poll_interval` is infinite.
         """
+
+    def note_failure(self, request: Any) -> None:
+        """Say that the handler of a request has raised."""
+
+    def follow_child(self, request: Any, client_address: Any, pid: int) -> None:
+        """Say that a child process handles a request, until `child_ended()`."""
+
+    def child_ended(self, pid: int, has_failed: bool) -> None:
+        """Say that a child has ended, and whether its request has failed."""
+
+    def pause(self) -> None:
+        """Take no requests until `resume()`."""
+
+    def resume(self) -> None:
+        """Take requests again."""
+
+    def count_open(self) -> int:
+        """Say how many requests are not over."""
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait until a request is over, for so many seconds or 0.1 at most."""
+
+    def end_requests(self) -> int:
+        """Have each handler see the end of its connection; say how many requests there are.
+
+        Those in greenlets end at their next wait.
+        """
+
+    def stats(
+        self, server: Any
+    ) -> tuple[
+        tuple[int, int, int, int], tuple[int, int, int, int, int], dict[int, int], int, float
+    ]:
+        """Say what the server has done so far: the fields of `Stats`, in order."""
+
+    def connections(self) -> list[tuple[Any, float, str, Any]]:
+        """Say of each request that is not over: client, age, state, and the request itself."""
+
+    def report(self, kind: str, message: str) -> bool:
+        """Log a warning, unless one of its kind has been logged just now; say whether it was."""
 
     def handle_request_noblock(self, server: Any) -> None:
         """Handle one request that is known to be there.
@@ -230,6 +271,9 @@ def declare_accepted_socket(class_: type[socket]) -> None:
 def declare_defaults(base: type, tcp: type, udp: type, threading: type, greenlet: type) -> None:
     """Tell which methods are the package's own; called once, when its classes are defined."""
 
+def finish_request(server: Any, request: Any, client_address: Any) -> None:
+    """Do what `BaseServer.finish_request()` does: the TLS handshake if one is due, and the handler."""
+
 def forget_descriptor(fd: int) -> None:
     """Say that a descriptor that requests in greenlets have waited for is somebody else's now."""
 
@@ -295,12 +339,11 @@ def start_request_greenlet(server: Any, request: Any, client_address: Any) -> No
 def start_request_thread(server: Any, request: Any, client_address: Any) -> bool:
     """Have `server.process_request_thread(request, client_address)` run in a cached thread.
 
+    Where no thread can be started, the request waits until one can.
+
     Returns:
         False where only a new `threading.Thread` will do: a program has changed `threading`, wants
         threads traced, or ends.
-
-    Raises:
-        RuntimeError: No thread can be started.
     """
 
 def stop_caching_threads() -> None:

@@ -24,7 +24,11 @@ class BaseRequestHandler:
         request: A connection's socket, or for datagrams a pair of bytes and the server's socket.
         client_address: Where it came from.
         server: The server.
+        reads_first: Whether nothing happens before the client has sent something; see `parking` of
+            `ThreadingMixIn`; false.
     """
+
+    reads_first: bool = False
 
     if TYPE_CHECKING:
         request: Any

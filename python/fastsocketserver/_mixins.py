@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 
 from . import _core
+from ._base import _GRACE
 from ._servers import TCPServer, UDPServer
 
 TYPE_CHECKING = False
@@ -56,6 +58,39 @@ class _NoThreads:
         """Do nothing."""
 
 
+_RETRY_INTERVAL = 0.02
+"""Seconds after which a thread or child that could not be started is tried again."""
+
+_NO_THREAD = "cannot start a thread for a request; trying again until it works"
+_NO_CHILD = "cannot fork for a request: %s; trying again until it works"
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
+"""How `fork(2)` fails where it may work later."""
+
+
+def _process_to_the_end(
+    server: BaseServer, request: RequestType, client_address: AddressType
+) -> None:
+    """What a request that runs beside the loop does."""
+    try:
+        server.finish_request(request, client_address)
+    except Exception:
+        server._find_engine().note_failure(request)
+        server.handle_error(request, client_address)
+    finally:
+        server.shutdown_request(request)
+
+
+def _start(thread: threading.Thread) -> bool:
+    """Start `thread`; false where the system starts no more."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        return False
+    return True
+
+
 class ThreadingMixIn(_Server):
     """Handle each request in a thread of its own.
 
@@ -65,21 +100,24 @@ class ThreadingMixIn(_Server):
         daemon_threads: Whether the threads are daemons: they do not keep the interpreter from
             ending, and `server_close()` does not wait for them; false.
         block_on_close: Whether `server_close()` waits for the threads that are not daemons; true.
+        max_threads: How many requests may be handled at once; further ones wait in the kernel's queue.
+            `None`, the default, is any number. Where the system starts no more threads, that is as
+            if the limit had been reached.
+        parking: Whether a connection whose client has sent nothing yet waits without a thread; false.
+            Only with handlers that say so by `reads_first`, and over TLS. Where `max_connections`
+            is reached, the one that has been silent for longest makes room for the next.
     """
 
     daemon_threads: bool = False
     block_on_close: bool = True
+    max_threads: int | None = None
+    parking: bool = False
     # Replaced on the instance by the first request.
     _threads: _Threads | _NoThreads = _NoThreads()
 
     def process_request_thread(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request, and close it; this runs in the request's thread."""
-        try:
-            self.finish_request(request, client_address)
-        except Exception:
-            self.handle_error(request, client_address)
-        finally:
-            self.shutdown_request(request)
+        _process_to_the_end(self, request, client_address)
 
     def process_request(self, request: RequestType, client_address: AddressType) -> None:
         """Start a thread that runs `process_request_thread()`."""
@@ -92,7 +130,11 @@ class ThreadingMixIn(_Server):
         )
         thread.daemon = self.daemon_threads
         self._threads.append(thread)
-        thread.start()
+        while not _start(thread):
+            if self._BaseServer__shutdown_request:  # type: ignore[attr-defined]
+                raise RuntimeError("can't start new thread")
+            self._find_engine().report("threads", _NO_THREAD)
+            self._find_engine().wait_for_end(_RETRY_INTERVAL)
 
     def server_close(self) -> None:
         """Close the server, then wait for the request threads if `block_on_close` is true."""
@@ -134,23 +176,46 @@ if hasattr(os, "fork"):
                 return
             while len(self.active_children) >= self.max_children:
                 try:
-                    pid, _ = os.waitpid(-1, 0)
+                    pid, status = os.waitpid(-1, 0)
                 except ChildProcessError:
                     # Somebody else has waited for all of them.
-                    self.active_children.clear()
+                    for pid in self.active_children.copy():
+                        self.__forget_child(pid)
                 except OSError:
                     break
                 else:
-                    self.active_children.discard(pid)
+                    self.__forget_child(pid, status)
             for pid in self.active_children.copy():
                 try:
-                    ended, _ = os.waitpid(pid, 0 if blocking else os.WNOHANG)
+                    ended, status = os.waitpid(pid, 0 if blocking else os.WNOHANG)
                 except ChildProcessError:
-                    ended = pid
+                    ended, status = pid, 0
                 except OSError:
                     ended = 0
                 if ended:
-                    self.active_children.discard(ended)
+                    self.__forget_child(ended, status)
+
+        def __forget_child(self, pid: int, status: int = 0) -> None:
+            if self.active_children is not None:
+                self.active_children.discard(pid)
+            self._find_engine().child_ended(pid, status != 0)
+
+        def _collect_ended(self) -> bool:
+            self.collect_children()
+            return bool(self.active_children)
+
+        def _end_children(self) -> None:
+            import signal
+
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                children = self.active_children or set()
+                for pid in children:
+                    try:
+                        os.kill(pid, number)
+                    except ProcessLookupError:
+                        pass  # Somebody else has waited for it.
+                if not children or self._wait_for_requests(self._find_engine(), _GRACE):
+                    break
 
         def handle_timeout(self) -> None:
             """Look after ended children, when no request has arrived for `timeout` seconds."""
@@ -162,14 +227,28 @@ if hasattr(os, "fork"):
 
         def process_request(self, request: RequestType, client_address: AddressType) -> None:
             """Fork a child that handles the request, and close the parent's copy of it."""
-            pid = os.fork()
+            pid = self.__fork()
             if pid:
                 if self.active_children is None:
                     self.active_children = set()
                 self.active_children.add(pid)
+                self._find_engine().follow_child(request, client_address, pid)
                 self.close_request(request)
             else:
                 self._run_child(request, client_address)
+
+        def __fork(self) -> int:
+            """Fork; where there is no room for another process, wait until there is."""
+            while True:
+                try:
+                    return os.fork()
+                except OSError as error:
+                    if error.errno not in _NO_ROOM or self._BaseServer__shutdown_request:  # type: ignore[attr-defined]
+                        raise
+                    engine = self._find_engine()
+                    engine.report("children", _NO_CHILD % error)
+                    engine.wait_for_end(_RETRY_INTERVAL)
+                    self.collect_children()
 
         def _run_child(self, request: RequestType, client_address: AddressType) -> None:
             """Handle the request, and end this process: nothing may return into the parent's code.
@@ -219,12 +298,14 @@ class GreenletMixIn(_Server):
         block_on_close: Whether requests are finished when the server stops; true. Otherwise their
             next wait raises `greenlet.GreenletExit`: `finish()` is called.
         daemon_threads: True has the same effect as a false `block_on_close`, as with threads.
+        max_threads: How many requests may be handled at once, as with threads; `None` is any number.
         stall_threshold: Seconds that a request may run without a wait before that is logged, with
             the line that it is at; 0.1, `None` for never.
     """
 
     block_on_close: bool = True
     daemon_threads: bool = False
+    max_threads: int | None = None
     stall_threshold: float | None = 0.1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -273,12 +354,7 @@ class GreenletMixIn(_Server):
 
     def process_request_greenlet(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request, and close it; this runs in the request's greenlet."""
-        try:
-            self.finish_request(request, client_address)
-        except Exception:
-            self.handle_error(request, client_address)
-        finally:
-            self.shutdown_request(request)
+        _process_to_the_end(self, request, client_address)
 
     def process_request(self, request: RequestType, client_address: AddressType) -> None:
         """Begin a greenlet that runs `process_request_greenlet()`."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 
 from ._base import BaseServer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from socket import socket as _Socket
+    from ssl import SSLContext
     from typing import Any
 
     from ._base import AddressType, HandlerFactory, RequestType
@@ -30,6 +33,22 @@ class TCPServer(BaseServer):
         allow_reuse_port: Set `SO_REUSEPORT` before binding, where the family has it; false.
         disable_nagle_algorithm: Set `TCP_NODELAY` on accepted connections; true, as asyncio does:
             an answer in two small writes waits 40 ms otherwise.
+        unlink_on_close: Whether `server_close()` removes the file of a Unix socket, unless another has
+            taken its place; false.
+        max_connections: How many connections may be open at once; further ones wait in the kernel's
+            queue. `None`, the default of all limits, is no limit.
+        max_connections_per_client: How many of them may come from one IP address; a further one is
+            closed at once, for those behind it in the queue are others'.
+        request_deadline: Seconds that a whole request may take. A read or write of its handler that
+            would go on for longer raises `TimeoutError`, and `finish()` is called.
+        idle_timeout: Seconds that a handler may wait for its client: for a whole line where
+            `rfile` reads one, otherwise for the next bytes, or until the client takes some of what
+            is written. Then `TimeoutError` as above.
+        ssl_context: An `ssl.SSLContext` with which connections are wrapped, or `None`. The handshake
+            is done where the request is handled. Another context may be assigned at any time; new
+            connections have it.
+        handshake_timeout: Seconds that a TLS handshake may take, also where `socket` is an
+            `ssl.SSLSocket`; 10, `None` for no limit.
     """
 
     address_family: int = socket.AF_INET
@@ -38,6 +57,15 @@ class TCPServer(BaseServer):
     allow_reuse_address: bool = False
     allow_reuse_port: bool = False
     disable_nagle_algorithm: bool = True
+    unlink_on_close: bool = False
+    max_connections: int | None = None
+    max_connections_per_client: int | None = None
+    request_deadline: float | None = None
+    idle_timeout: float | None = None
+    ssl_context: SSLContext | None = None
+    handshake_timeout: float | None = 10.0
+    # The device and inode of a Unix socket's file, as long as it is to be removed.
+    _own_file: tuple[int, int] | None = None
 
     if TYPE_CHECKING:
         socket: _Socket
@@ -72,6 +100,8 @@ class TCPServer(BaseServer):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
+        if self.unlink_on_close and (path := _path_of(self.server_address)):
+            self._own_file = _identify(path)
 
     def server_activate(self) -> None:
         """Listen."""
@@ -81,6 +111,9 @@ class TCPServer(BaseServer):
         """Close the socket; ends a `serve_forever()` that is running in another thread."""
         self.socket.close()
         self._wake()
+        own_file = self.__dict__.pop("_own_file", None)
+        if own_file is not None and _identify(self.server_address) == own_file:
+            os.unlink(self.server_address)
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for `select` and its kind; -1 when closed."""
@@ -95,10 +128,12 @@ class TCPServer(BaseServer):
         Raises:
             OSError: There is none after all; the loop goes on.
         """
-        request, client_address = self.socket.accept()
+        listener = self.socket
+        tls = _find_tls(self)
+        request, client_address = (tls.accept if tls else _accept)(listener)
         if self.disable_nagle_algorithm:
             _disable_nagle(request)
-        return request, client_address
+        return (tls.secure(self, listener, request) if tls else request), client_address
 
     def shutdown_request(self, request: RequestType) -> None:
         """Tell the client that nothing more will come, then close the connection."""
@@ -156,6 +191,40 @@ if hasattr(socket, "AF_UNIX"):
         """A server for datagrams to a Unix socket."""
 
         address_family: int = socket.AF_UNIX
+
+
+def _path_of(address: Any) -> Any:
+    """The path that a Unix socket is bound to; `None` for any other address."""
+    is_path = isinstance(address, (str, bytes)) and address and address[0] not in ("\0", 0)
+    return address if is_path else None
+
+
+def _identify(path: Any) -> tuple[int, int] | None:
+    """What tells the file at `path` from another that takes its place; `None` where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _accept(listener: _Socket) -> tuple[Any, Any]:
+    return listener.accept()
+
+
+def _find_tls(server: TCPServer) -> Any:
+    """The module that deals with TLS, if `server` speaks it: not all programs need to import `ssl`."""
+    ssl: Any = sys.modules.get("ssl")
+    if ssl is None:
+        return None
+    if server.ssl_context is None and not (
+        isinstance(server.socket, ssl.SSLSocket)
+        and type(server.socket).accept is ssl.SSLSocket.accept
+    ):
+        return None
+    from . import _tls
+
+    return _tls
 
 
 def _disable_nagle(request: Any) -> None:

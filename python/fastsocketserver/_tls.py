@@ -1,10 +1,12 @@
-"""TLS connections of requests that run in greenlets.
+"""TLS connections of requests.
 
 Imported only when a program has imported `ssl`.
 """
 
 from __future__ import annotations
 
+import functools
+import socket
 import ssl
 from time import monotonic
 
@@ -15,20 +17,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
+    from ._servers import TCPServer
+
     Result = TypeVar("Result")
 
 _programs_class = ssl.SSLContext.sslsocket_class
 """What `SSLContext.wrap_socket()` makes everywhere else."""
 
 
-class GreenletSSLSocket(ssl.SSLSocket):
-    """An `ssl.SSLSocket` that lets other requests run while it waits.
+class RequestSSLSocket(ssl.SSLSocket):
+    """An `ssl.SSLSocket` that keeps to its request's deadlines, and to the way in which it waits.
 
-    The descriptor does not block, and the timeout is kept here: a TLS record may come in pieces, so
-    being readable is not enough for the interpreter's own methods to return.
+    In a greenlet, other requests run while it waits. The descriptor does not block, and the timeout
+    is kept here: a TLS record may come in pieces, so being readable is not enough for the
+    interpreter's own methods to return.
     """
 
+    handshake_due: bool = False
+    """Whether the handshake is to be done when the request is handled."""
     _timeout: float | None = None
+
+    def complete_handshake(self, timeout: float | None) -> None:
+        """Do the handshake that is due, within so many seconds."""
+        self.handshake_due = False
+        self._finish("handshake", timeout, lambda: self._sslobj.do_handshake())  # type: ignore[attr-defined]
 
     def settimeout(self, value: float | None, /) -> None:
         """Have operations raise `TimeoutError` after so many seconds; `None` for never."""
@@ -62,19 +74,19 @@ class GreenletSSLSocket(ssl.SSLSocket):
     def read(self, len: int = 1024, buffer: Any = None) -> Any:
         """Receive up to `len` bytes."""
         return self._finish(
-            "read", self._timeout, lambda: super(GreenletSSLSocket, self).read(len, buffer)
+            "read", self._timeout, lambda: super(RequestSSLSocket, self).read(len, buffer)
         )
 
     def write(self, data: Any) -> int:
         """Send from `data`; returns how many bytes were sent."""
         return self._finish(
-            "write", self._timeout, lambda: super(GreenletSSLSocket, self).write(data)
+            "write", self._timeout, lambda: super(RequestSSLSocket, self).write(data)
         )
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Send from `data`; returns how many bytes were sent."""
         return self._finish(
-            "write", self._timeout, lambda: super(GreenletSSLSocket, self).send(data, flags)
+            "write", self._timeout, lambda: super(RequestSSLSocket, self).send(data, flags)
         )
 
     def unwrap(self) -> Any:
@@ -92,6 +104,7 @@ class GreenletSSLSocket(ssl.SSLSocket):
                     raise
                 writable = isinstance(error, ssl.SSLWantWriteError)
             left = None if deadline is None else max(0.0, deadline - monotonic())
+            # This knows the request's own deadlines.
             if not _core.wait_ready(self.fileno(), writable, left):
                 raise TimeoutError(f"The {what} operation timed out")
 
@@ -100,18 +113,55 @@ class GreenletSSLSocket(ssl.SSLSocket):
         super()._real_close()  # type: ignore[misc]
 
 
+def accept(listener: socket.socket) -> tuple[socket.socket, Any]:
+    """Accept a connection, without TLS yet."""
+    return socket.socket.accept(listener)
+
+
+def secure(server: TCPServer, listener: Any, request: socket.socket) -> ssl.SSLSocket:
+    """Wrap an accepted connection; the handshake is done where the request is handled.
+
+    By `server.ssl_context`, or as a listener does that is an `ssl.SSLSocket` itself.
+    """
+    is_own = server.ssl_context is not None
+    context: Any = server.ssl_context if is_own else listener.context
+    options: Any = {
+        "server_side": True,
+        "do_handshake_on_connect": False,
+        "suppress_ragged_eofs": is_own or listener.suppress_ragged_eofs,
+    }
+    wrapped: Any
+    if context.sslsocket_class in (ssl.SSLSocket, _Chosen):
+        wrapped = RequestSSLSocket._create(request, context=context, **options)
+        wrapped.settimeout(request.gettimeout() if request.fileno() != -1 else None)
+    else:
+        wrapped = context.wrap_socket(request, **options)
+        wrapped.complete_handshake = functools.partial(_complete_handshake, wrapped)
+    wrapped.handshake_due = is_own or listener.do_handshake_on_connect
+    return wrapped  # type: ignore[no-any-return]
+
+
+def _complete_handshake(request: ssl.SSLSocket, timeout: float | None) -> None:
+    """Do what `RequestSSLSocket` does, for a class that a program has chosen."""
+    request.handshake_due = False  # type: ignore[attr-defined]
+    own = request.gettimeout()
+    request.settimeout(timeout)
+    request.do_handshake()
+    request.settimeout(own)
+
+
 class _Chosen(ssl.SSLSocket):
     """In place of `ssl.SSLSocket` while requests run in greenlets: theirs are of our class."""
 
     @classmethod
     def _create(cls, sock: Any, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        chosen: Any = GreenletSSLSocket if _core.is_in_table() else _programs_class
+        chosen: Any = RequestSSLSocket if _core.is_in_table() else _programs_class
         made: ssl.SSLSocket = chosen._create(sock, *args, **kwargs)
         return made
 
 
 def begin() -> None:
-    """Have `wrap_socket()`, called in a request's greenlet, make a `GreenletSSLSocket`.
+    """Have `wrap_socket()`, called in a request's greenlet, make a `RequestSSLSocket`.
 
     `SSLContext.sslsocket_class` is what `ssl` has for that; a context that a program has given
     another one keeps it.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 
+use super::deadlines;
 use super::error::Raised;
 use super::in_table::{self, InTable, Switching};
 use super::interpreter::wait_in_turn;
@@ -39,6 +40,7 @@ impl Connection<'_, '_> {
         room: &mut Room<'_>,
         habit: &Habit,
     ) -> Result<Option<usize>, Raised> {
+        self.check_time()?;
         let wanted = room.left();
         let try_first = wanted < LARGE && !habit.is_behind.load(Ordering::Relaxed);
         if try_first {
@@ -47,10 +49,10 @@ impl Connection<'_, '_> {
                 outcome => return Ok(Some(outcome?)),
             }
         }
-        let received =
-            self.wait_and(self.deadline()?, !try_first, Direction::Readable, |fd, flow| {
-                sys::receive(fd, room, flow)
-            })?;
+        let deadline = self.deadline(Direction::Readable)?;
+        let received = self.wait_and(deadline, !try_first, Direction::Readable, |fd, flow| {
+            sys::receive(fd, room, flow)
+        })?;
         if received == Some(wanted) {
             habit.is_behind.store(false, Ordering::Relaxed);
         }
@@ -77,7 +79,7 @@ impl Connection<'_, '_> {
 
     /// Whether calls wait for as long as it takes.
     pub(super) fn waits_for_good(self) -> PyResult<bool> {
-        Ok(matches!(self.deadline()?, Deadline::Never))
+        Ok(matches!(self.deadline(Direction::Readable)?, Deadline::Never))
     }
 
     /// Receives into `room` what is there, for a caller who then waits without it: where requests
@@ -92,6 +94,7 @@ impl Connection<'_, '_> {
         room: &mut Room<'_>,
         habit: &Habit,
     ) -> Result<Tried, Raised> {
+        self.check_time()?;
         let fd = self.fileno()?;
         let report = table.last_report(fd).unwrap_or_default();
         if report == 0 || habit.emptied_at.load(Ordering::Relaxed) != report {
@@ -108,7 +111,7 @@ impl Connection<'_, '_> {
                 }
             }
         }
-        Ok(match self.deadline()? {
+        Ok(match self.deadline(Direction::Readable)? {
             Deadline::Now => Tried::Received(None),
             deadline => Tried::NotYet(NotYet { fd, deadline }),
         })
@@ -131,7 +134,7 @@ impl Connection<'_, '_> {
     ///
     /// `TimeoutError` after the socket's timeout.
     pub(super) fn await_ready(self, table: &InTable, direction: Direction) -> Result<bool, Raised> {
-        let (fd, deadline) = (self.fileno()?, self.deadline()?);
+        let (fd, deadline) = (self.fileno()?, self.deadline(direction)?);
         // The table is told of changes only, and there may be something already.
         if Blocking.wait(fd, direction, Some(Duration::ZERO))? {
             return Ok(true);
@@ -145,7 +148,7 @@ impl Connection<'_, '_> {
     ///
     /// `TimeoutError` after the socket's timeout, and what `send(2)` reports.
     pub(super) fn send(self, data: &[u8]) -> Result<Option<usize>, Raised> {
-        self.send_until(data, self.deadline()?)
+        self.send_until(data, self.deadline(Direction::Writable)?)
     }
 
     /// Sends all of `data` before the socket's timeout is over; `false` where the socket does not
@@ -156,6 +159,7 @@ impl Connection<'_, '_> {
     /// As [`send`](Self::send); how much has been sent is not known then.
     pub(super) fn send_all(self, data: &[u8]) -> Result<bool, Raised> {
         // Most answers fit into the kernel's buffer, and then nothing needs to be known of timeouts.
+        self.check_time()?;
         let mut sent = 0;
         if data.len() < LARGE {
             match sys::send(self.fileno()?, data, Flow::Try) {
@@ -165,8 +169,10 @@ impl Connection<'_, '_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        let deadline = self.deadline()?;
+        let own = self.own_deadline()?;
         while sent < data.len() {
+            // The request's own begins anew when the client has taken something.
+            let deadline = own.limited(deadlines::next(self.fileno()?, Direction::Writable));
             match self.send_until(&data[sent..], deadline)? {
                 Some(length) => sent += length,
                 None => return Ok(false),
@@ -187,6 +193,7 @@ impl Connection<'_, '_> {
     fn send_until(self, data: &[u8], deadline: Deadline) -> Result<Option<usize>, Raised> {
         // A signal makes a call that has sent a part of its bytes return, not fail.
         self.0.py().check_signals()?;
+        self.check_time()?;
         let try_first = data.len() < LARGE;
         if try_first {
             match sys::send(self.fileno()?, data, Flow::Try) {
@@ -243,7 +250,7 @@ impl Connection<'_, '_> {
                 Err(Raised::System(error))
                     if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() =>
                 {
-                    return Err(timed_out());
+                    return Err(waited_in_vain(fd, direction));
                 }
                 Err(error) => return Err(error),
             }
@@ -289,16 +296,29 @@ impl Connection<'_, '_> {
         if Switching(table, self.0.py()).wait(fd, direction, limit)? {
             Ok(true)
         } else {
-            Err(timed_out())
+            Err(waited_in_vain(fd, direction))
         }
     }
 
-    fn fileno(self) -> PyResult<RawFd> {
+    /// Fails where the time that the request has is over.
+    fn check_time(self) -> Result<(), Raised> {
+        if deadlines::is_any() && deadlines::is_over(self.fileno()?) {
+            return Err(timed_out());
+        }
+        Ok(())
+    }
+
+    pub(super) fn fileno(self) -> PyResult<RawFd> {
         socket::fileno(self.0)
     }
 
+    /// When the socket's timeout, as it is now, will be over, or the time that the request has.
+    fn deadline(self, direction: Direction) -> PyResult<Deadline> {
+        Ok(self.own_deadline()?.limited(deadlines::next(self.fileno()?, direction)))
+    }
+
     /// When the socket's timeout, as it is now, will be over.
-    fn deadline(self) -> PyResult<Deadline> {
+    fn own_deadline(self) -> PyResult<Deadline> {
         Ok(match socket::gettimeout(self.0)? {
             None => Deadline::Never,
             Some(0.0) => Deadline::Now,
@@ -342,6 +362,25 @@ enum Deadline {
     Now,
     At(Instant),
     Never,
+}
+
+impl Deadline {
+    /// No later than `limit`.
+    fn limited(self, limit: Option<Instant>) -> Self {
+        match (self, limit) {
+            (Self::Never, Some(limit)) => Self::At(limit),
+            (Self::At(own), Some(limit)) => Self::At(own.min(limit)),
+            (own, _) => own,
+        }
+    }
+}
+
+/// The error of a wait for `fd` that was too long.
+fn waited_in_vain(fd: RawFd, direction: Direction) -> Raised {
+    if direction == Direction::Writable {
+        deadlines::note_stuck(fd);
+    }
+    timed_out()
 }
 
 fn timed_out() -> Raised {

@@ -1,7 +1,8 @@
 //! The object that a server holds privately, and the loop's Python service.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,11 +15,16 @@ use pyo3::types::PyDict;
 use super::error::Raised;
 use super::hooks::{self, Hooks};
 use super::intake::Intake;
-use super::interpreter::{call, call_method, duration, wait_detached};
+use super::interpreter::{call, call_method, duration, import_module, wait_detached};
+use super::ledger::{Ledger, Line};
+use super::limits;
+use super::reporter::Reporter;
 use super::socket::{self, is_open};
 use super::table::Table;
 use super::threads::RequestThreads;
-use crate::event_loop::{self, Progress, Readiness, Selector, Service, Source, shorter};
+use crate::control::Limits;
+use crate::event_loop::{self, Admission, Progress, Readiness, Selector, Service, Source, shorter};
+use crate::sys;
 use crate::wait::{Blocking, Wait};
 use crate::waker::Waker;
 
@@ -29,6 +35,10 @@ use crate::waker::Waker;
 #[derive(Debug, Default)]
 pub(super) struct Engine {
     waker: Arc<Waker>,
+    /// The requests that are not over; a forked child makes its own.
+    ledger: Mutex<Option<Arc<Ledger>>>,
+    /// What is told of trouble, and how often.
+    reporter: Reporter,
     /// Why the last call of `handle_request_noblock` found no request, if that calls for a pause. An
     /// overridden `_handle_request_noblock` has no way to say so to the loop that called it.
     trouble: Mutex<Option<io::Error>>,
@@ -63,17 +73,26 @@ impl Engine {
         self.take_trouble();
         let table = if hooks::has_table(server)? { Some(self.table()) } else { None };
         let _driving = table.as_ref().map(|table| table.drive(py)).transpose()?;
+        let intake = match &table {
+            None if select.is_none() => Intake::new(server).with_parked(),
+            table => Intake::new(server).with_table(table.clone()),
+        };
         let mut serving = Serving {
             engine: self,
-            intake: Intake::new(server).with_table(table.clone()),
+            intake,
+            limits: Limits::default(),
             // Requests in greenlets wait by way of the loop's own selector.
             select: select.filter(|_| table.is_none()),
             table,
             watched: None,
+            is_closed: false,
             woken: false,
             batch: 0,
         };
-        Ok(event_loop::run(&mut serving, &self.waker, poll_interval)?)
+        let outcome = event_loop::run(&mut serving, &self.waker, poll_interval);
+        let left = serving.leave();
+        outcome?;
+        Ok(left?)
     }
 
     /// Handles one request that is known to be there, as `BaseServer._handle_request_noblock` does.
@@ -81,14 +100,114 @@ impl Engine {
         let py = server.py();
         let table = if hooks::has_table(server)? { Some(self.table()) } else { None };
         let former = table.as_ref().map_or(0, |table| table.last_request());
+        if table.is_none() {
+            self.await_admission(server, None)?;
+        }
         self.note(Intake::new(server).handle_request_noblock()?);
         match table {
             // The request has yet to begin; a loop, where there is one, will go on with it.
             Some(table) if !table.is_driven() => table.finish(py, former)?,
             Some(_) => {}
-            None => self.threads.let_begin(py),
+            None => self.let_begin(py)?,
         }
         Ok(())
+    }
+
+    /// Says that the handler of `request` has raised.
+    fn note_failure(&self, request: &Bound<'_, PyAny>) {
+        self.ledger().fail(request);
+    }
+
+    /// Says that a child process handles `request`, until `child_ended`.
+    fn follow_child(
+        &self,
+        request: &Bound<'_, PyAny>,
+        client_address: &Bound<'_, PyAny>,
+        pid: i32,
+    ) {
+        let ledger = self.ledger();
+        ledger.follow(pid, ledger.claim(request, client_address));
+    }
+
+    /// Says that a child has ended, and whether its request has failed.
+    fn child_ended(&self, pid: i32, has_failed: bool) {
+        self.ledger().child_ended(pid, has_failed);
+    }
+
+    /// Takes no requests until `resume`.
+    fn pause(&self) {
+        self.ledger().control().state().paused = true;
+    }
+
+    /// Takes requests again.
+    fn resume(&self) {
+        self.ledger().control().state().paused = false;
+        self.wake();
+    }
+
+    /// How many requests are not over.
+    fn count_open(&self, py: Python<'_>) -> usize {
+        let stats = self.ledger().stats(py);
+        stats.active + stats.parked
+    }
+
+    /// Waits until a request is over, or `seconds` are.
+    fn wait_for_end(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        let deadline = Instant::now().checked_add(duration(seconds)?.min(PATIENCE));
+        let ledger = self.ledger();
+        py.detach(|| {
+            let before = ledger.control().state().open();
+            ledger.control().wait(deadline, |state| state.open() < before);
+        });
+        py.check_signals()
+    }
+
+    /// Has each handler see the end of its connection; says how many requests there are. Those in
+    /// greenlets end at their next wait.
+    fn end_requests(&self, py: Python<'_>) -> usize {
+        let count = self.ledger().end_all(py);
+        self.own_tables().iter().for_each(|table| table.end_all());
+        count
+    }
+
+    /// What the server has done so far: see `Stats` of the package.
+    fn stats(&self, server: &Bound<'_, PyAny>) -> PyResult<StatsRow> {
+        let (py, ledger) = (server.py(), self.ledger());
+        let listener = server.getattr_opt(intern!(py, "socket"))?;
+        let listener = listener.and_then(|listener| socket::descriptor(&listener));
+        // SAFETY: `server` keeps the socket alive, and attached code alone closes it.
+        #[allow(unsafe_code)]
+        let dropped =
+            listener.map(|fd| sys::dropped_packets(unsafe { BorrowedFd::borrow_raw(fd) }));
+        let is_waited_for = || {
+            listener
+                .is_some_and(|fd| matches!(Blocking.readable(fd, Some(Duration::ZERO)), Ok(true)))
+        };
+        let queue_age = ledger.closed_for().filter(|_| is_waited_for()).unwrap_or_default();
+        let stats = ledger.stats(py);
+        let idle_threads = self.threads.count_idle();
+        Ok((
+            (
+                stats.accepted,
+                stats.received,
+                stats.truncated,
+                dropped.and_then(Result::ok).unwrap_or(0),
+            ),
+            (stats.active, stats.parked, stats.finished, stats.failed, stats.refused),
+            stats.accept_errors,
+            idle_threads,
+            queue_age.as_secs_f64(),
+        ))
+    }
+
+    /// The requests that are not over: see `Connection` of the package.
+    fn connections(&self, py: Python<'_>) -> Vec<Line> {
+        self.ledger().lines(py)
+    }
+
+    /// Logs `message` unless something of its kind has been logged just now; `kind` tells kinds apart.
+    fn report(&self, py: Python<'_>, kind: &str, message: &str) -> PyResult<bool> {
+        self.reporter.report(py, kind, message)
     }
 
     /// Says that the calling thread will finish the requests that it begins, before `leave_table`.
@@ -159,27 +278,113 @@ impl Engine {
     pub(super) fn of<'py>(server: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
         let py = server.py();
         let name = intern!(py, "_engine");
-        let namespace = server.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
-        if let Some(engine) = namespace.get_item(name)? {
-            return Ok(engine.cast_into()?);
+        if let Some(engine) = Self::present(server)? {
+            return Ok(engine);
         }
+        let namespace = server.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
         // setdefault is atomic: two threads get the same one.
         let engine = Bound::new(py, Self::default())?;
         Ok(call_method(&namespace, intern!(py, "setdefault"), (name, engine))?.cast_into()?)
     }
 
-    pub(super) fn threads(&self) -> &RequestThreads {
-        &self.threads
+    /// The engine of `server`, if it has one already.
+    fn present<'py>(server: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Self>>> {
+        let py = server.py();
+        let namespace = server.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
+        let engine = namespace.get_item(intern!(py, "_engine"))?;
+        Ok(engine.map(Bound::cast_into).transpose()?)
+    }
+
+    /// The ledger of this process, made when first needed.
+    pub(super) fn ledger(&self) -> Arc<Ledger> {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inherited) = ledger.take_if(|ledger| !ledger.is_own()) {
+            // Its connections are the parent's: nothing of it may be closed here.
+            #[allow(clippy::mem_forget, reason = "finalizers would close what is not ours")]
+            std::mem::forget(inherited);
+        }
+        let own = ledger.get_or_insert_with(|| Arc::new(Ledger::new(Arc::clone(&self.waker))));
+        Arc::clone(own)
+    }
+
+    /// Has `server` handle a request in a cached thread; `false` where only a new one will do.
+    pub(super) fn begin_in_thread(
+        server: &Bound<'_, PyAny>,
+        request: &Bound<'_, PyAny>,
+        client_address: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let engine = Self::of(server)?;
+        let engine = engine.get();
+        engine.threads.start(server, request, client_address, &engine.ledger())
     }
 
     /// Has `server` handle a request in a greenlet.
-    pub(super) fn begin_request(
+    pub(super) fn begin_in_greenlet(
         server: &Bound<'_, PyAny>,
         request: &Bound<'_, PyAny>,
         client_address: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         socket::make_cooperative(request)?;
-        Self::of(server)?.get().table().begin(server, request, client_address)
+        let engine = Self::of(server)?;
+        let ticket = engine.get().ledger().claim(request, client_address);
+        engine.get().table().begin(server, request, client_address, ticket)
+    }
+
+    /// Waits until another request may be taken; `false` after `deadline`.
+    pub(super) fn await_admission(
+        &self,
+        server: &Bound<'_, PyAny>,
+        deadline: Option<Instant>,
+    ) -> PyResult<bool> {
+        let py = server.py();
+        loop {
+            if self.admits(server, limits::of(server)?)? {
+                return Ok(true);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(false);
+            }
+            self.wait_for_end(
+                py,
+                shorter(left, Some(RETRY_INTERVAL)).unwrap_or_default().as_secs_f64(),
+            )?;
+        }
+    }
+
+    /// Whether another request may be taken; first of all those are begun that wait for a thread.
+    fn admits(&self, server: &Bound<'_, PyAny>, limits: Limits) -> PyResult<bool> {
+        let (py, ledger) = (server.py(), self.ledger());
+        if self.start_stalled(py)? > 0 {
+            ledger.note_closed();
+            return Ok(false);
+        }
+        Ok(ledger.admits(py, limits))
+    }
+
+    /// Begins the requests that wait for a thread that could not be started; says how many still do.
+    fn start_stalled(&self, py: Python<'_>) -> PyResult<usize> {
+        if self.threads.count_stalled() == 0 {
+            return Ok(0);
+        }
+        let stalled = self.threads.start_stalled(py)?;
+        if stalled > 0 {
+            self.report(
+                py,
+                "threads",
+                "cannot start a thread for a request; trying again until it works",
+            )?;
+        }
+        Ok(stalled)
+    }
+
+    /// Lets the threads begin that were started, and those that could not be.
+    fn let_begin(&self, py: Python<'_>) -> PyResult<()> {
+        self.threads.let_begin(py);
+        while self.start_stalled(py)? > 0 {
+            self.wait_for_end(py, RETRY_INTERVAL.as_secs_f64())?;
+        }
+        Ok(())
     }
 
     /// Notes whether taking a request has gone so that the loop should pause.
@@ -229,10 +434,14 @@ pub(super) fn start_request_thread(
     request: &Bound<'_, PyAny>,
     client_address: &Bound<'_, PyAny>,
 ) -> PyResult<bool> {
+    let is_started = Engine::begin_in_thread(server, request, client_address)?;
     let engine = Engine::of(server)?;
-    let threads = &engine.get().threads;
-    let is_started = threads.start(server, request, client_address)?;
-    threads.let_begin(server.py());
+    // A loop of this server's goes on with those that have to wait.
+    if engine.get().is_serving_thread() {
+        engine.get().threads.let_begin(server.py());
+    } else {
+        engine.get().let_begin(server.py())?;
+    }
     Ok(is_started)
 }
 
@@ -244,7 +453,7 @@ pub(super) fn start_request_greenlet(
     request: &Bound<'_, PyAny>,
     client_address: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    Engine::begin_request(server, request, client_address)
+    Engine::begin_in_greenlet(server, request, client_address)
 }
 
 /// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.
@@ -255,6 +464,14 @@ pub(super) fn wait_readable(server: &Bound<'_, PyAny>, timeout: Option<f64>) -> 
     let fd = valid_descriptor(&fileno, server)?;
     let timeout = timeout.map(duration).transpose()?;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    // A server that has no engine yet has no request.
+    if !hooks::has_table(server)? {
+        if let Some(engine) = Engine::present(server)? {
+            if !engine.get().await_admission(server, deadline)? {
+                return Ok(false);
+            }
+        }
+    }
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if let Some(readable) =
@@ -274,25 +491,34 @@ fn valid_descriptor(fileno: &Bound<'_, PyAny>, server: &Bound<'_, PyAny>) -> PyR
     }
 }
 
-/// Logs that requests cannot be taken. `logging` is imported only here: it would make each fork of a
-/// forking server dearer (by 8 %, measured), and most servers never need it.
-fn warn(py: Python<'_>, error: &io::Error) -> PyResult<()> {
-    let import = py.import("importlib")?.getattr("import_module")?;
-    let get_logger = call(&import, ("logging",))?.getattr("getLogger")?;
-    let warning = call(&get_logger, ("fastsocketserver",))?.getattr("warning")?;
-    let message = "cannot take requests: %s; trying again until it works";
-    call(&warning, (message, error.to_string())).map(drop)
-}
+/// What `stats` returns, in pieces: counts of taken requests, of what has become of them, errors,
+/// threads, seconds.
+type StatsRow =
+    ((u64, u64, u64, u32), (usize, usize, u64, u64, u64), BTreeMap<i32, u64>, usize, f64);
+
+/// How long to wait before a thread that could not be started is tried again, and before a request is
+/// looked at whose end nobody tells.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a signal's handler may have to wait.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long the end of a loop waits for threads that cannot be started.
+const LAST_TRIES: Duration = Duration::from_secs(1);
 
 /// One run of the loop for a Python server.
 struct Serving<'py> {
     engine: &'py Engine,
     intake: Intake<'py>,
+    /// As they were when last asked for.
+    limits: Limits,
     select: Option<Bound<'py, PyAny>>,
     /// The unfinished requests, if they run in greenlets.
     table: Option<Arc<Table>>,
     /// What `source` has answered last.
     watched: Option<Watched<'py>>,
+    /// Whether no request may be taken just now.
+    is_closed: bool,
     /// Whether somebody has woken the loop since `source` was asked.
     woken: bool,
     /// Requests taken since the last wait.
@@ -317,6 +543,27 @@ impl<'py> Serving<'py> {
 
     fn py(&self) -> Python<'py> {
         self.server().py()
+    }
+
+    /// Deals with what has been taken and not been begun, when the loop has ended.
+    fn leave(&mut self) -> Result<(), Raised> {
+        let (py, threads) = (self.py(), &self.engine.threads);
+        let left = self.intake.leave_parked();
+        let end = Instant::now() + LAST_TRIES;
+        while threads.count_stalled() > 0 && threads.start_stalled(py)? > 0 {
+            if Instant::now() >= end {
+                threads.give_up(self.server())?;
+                break;
+            }
+            self.engine.wait_for_end(py, RETRY_INTERVAL.as_secs_f64())?;
+        }
+        Ok(left?)
+    }
+
+    /// Whether connections wait in the kernel's queue.
+    fn is_waited_for(&self) -> bool {
+        let fd = self.watched.as_ref().map(|watched| watched.source.fd);
+        fd.is_some_and(|fd| matches!(Blocking.readable(fd, Some(Duration::ZERO)), Ok(true)))
     }
 }
 
@@ -351,6 +598,29 @@ impl Service for Serving<'_> {
         Ok(Some(source))
     }
 
+    fn admission(&mut self) -> Result<Admission, Raised> {
+        let ledger = self.engine.ledger();
+        self.limits = limits::of(self.server())?;
+        let limit = self.limits.active.unwrap_or(usize::MAX);
+        self.intake.go_on_with_parked(|| ledger.control().state().active() < limit)?;
+        if self.engine.admits(self.server(), self.limits)? {
+            self.is_closed = false;
+            return Ok(Admission::Open);
+        }
+        // Who has sent nothing must not stop those who have.
+        let is_full = |ledger: &Ledger| {
+            self.limits.open.is_some_and(|limit| ledger.control().state().open() >= limit)
+        };
+        if is_full(&ledger) && self.is_waited_for() && self.intake.give_up_oldest()? {
+            return self.admission();
+        }
+        self.is_closed = true;
+        // Only a poll object can be woken.
+        let is_told =
+            self.select.is_none() && self.engine.threads.count_stalled() == 0 && ledger.tells();
+        Ok(if is_told { Admission::Closed } else { Admission::ClosedFor(RETRY_INTERVAL) })
+    }
+
     fn select(
         &mut self,
         selector: &mut Selector,
@@ -360,6 +630,12 @@ impl Service for Serving<'_> {
         self.batch = 0;
         let readiness = if let Some(select) = &self.select {
             let timeout = timeout.map(|timeout| timeout.as_secs_f64());
+            if self.is_closed {
+                // It would return at once, for the listener is readable.
+                let sleep = call(&import_module(py)?, ("time",))?.getattr("sleep")?;
+                call(&sleep, (timeout.unwrap_or_default(),))?;
+                return Ok(Readiness::default());
+            }
             let listener = call(select, (timeout,))?.is_truthy()?;
             Readiness { listener, woken: false }
         } else if let Some(table) = &self.table {
@@ -370,7 +646,21 @@ impl Service for Serving<'_> {
             table.go_on(py)?;
             readiness
         } else {
-            wait_detached(py, || selector.select(timeout))?.unwrap_or_default()
+            let mut timeout = timeout;
+            if let Some(parked) = self.intake.parked() {
+                parked.attach(selector)?;
+                if !parked.is_empty() {
+                    let idle_timeout = limits::idle_timeout(self.intake.hooks().server())?;
+                    let parked =
+                        self.intake.parked().and_then(|parked| parked.timeout(idle_timeout));
+                    timeout = shorter(timeout, parked);
+                }
+            }
+            let readiness = wait_detached(py, || selector.select(timeout))?.unwrap_or_default();
+            if let Some(parked) = self.intake.parked() {
+                parked.note(selector.occurrences());
+            }
+            readiness
         };
         self.woken |= readiness.woken;
         Ok(readiness)
@@ -386,7 +676,9 @@ impl Service for Serving<'_> {
 
     fn ready(&mut self, certain: bool) -> Result<Progress, Raised> {
         if self.select.is_none() {
-            if let Some(progress) = self.intake.take_batch()? {
+            let active = self.engine.ledger().control().state().active();
+            let most = self.limits.active.map_or(usize::MAX, |limit| limit.saturating_sub(active));
+            if let Some(progress) = self.intake.take_batch(most.max(1))? {
                 return Ok(progress);
             }
         }
@@ -415,8 +707,9 @@ impl Service for Serving<'_> {
 
     fn troubled(&mut self, error: &io::Error) -> bool {
         let py = self.py();
-        match warn(py, error) {
-            Ok(()) => true,
+        let message = format!("cannot take requests: {error}; trying again until it works");
+        match self.engine.report(py, "requests", &message) {
+            Ok(_) => true,
             // Not even `logging` can be imported without a descriptor.
             Err(raised) if raised.is_instance_of::<PyOSError>(py) => false,
             Err(raised) => {

@@ -23,10 +23,12 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyMappingProxy, PyString, PyType};
 
+use super::deadlines;
 use super::engine::Engine;
 use super::error::Handling;
-use super::interpreter::{call, call_method, class_attribute, is_method};
-use super::socket::is_plain;
+use super::interpreter::{call, call_method, class_attribute, import_module, is_method};
+use super::ledger::State;
+use super::socket::{self, is_plain};
 use super::threading::Threading;
 
 /// The package's class that defines a method which stands as it was defined.
@@ -113,6 +115,16 @@ pub(super) fn declare_defaults(
     Ok(())
 }
 
+/// What `BaseServer.finish_request` does.
+#[pyfunction]
+pub(super) fn finish_request(
+    server: &Bound<'_, PyAny>,
+    request: &Bound<'_, PyAny>,
+    client_address: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    Hooks::new(server).run_handler(request, client_address)
+}
+
 /// Whether the requests of `server` run in greenlets.
 pub(super) fn has_table(server: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = server.py();
@@ -194,17 +206,71 @@ impl<'py> Hooks<'py> {
             && Threading::get(self.server.py())?.is_some())
     }
 
-    /// Verifies a request and has it processed.
-    pub(super) fn pass_on(
+    /// Whether a request is to be processed; one that is not is shut down.
+    pub(super) fn admit(
         &self,
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
-    ) -> PyResult<()> {
-        match self.verify_request(request, client_address) {
-            Ok(true) => self.process(request, client_address),
-            Ok(false) => self.shutdown_request(request),
-            Err(error) => self.shutdown_after(request, Err(error)),
+    ) -> PyResult<bool> {
+        let verified = self.verify_request(request, client_address);
+        if let Ok(true) = verified {
+            return Ok(true);
         }
+        self.refuse(request)?;
+        self.shutdown_after(request, verified.map(drop))?;
+        Ok(false)
+    }
+
+    /// Shuts a request down that no hook has been asked about.
+    pub(super) fn turn_away(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
+        self.refuse(request)?;
+        self.shutdown_request(request)
+    }
+
+    /// Ends a request that cannot be handled, for `error`.
+    pub(super) fn give_up(
+        &self,
+        error: PyErr,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let _handling = Handling::begin(self.server.py(), &error);
+        let handled = self.handle_error(error, request, client_address);
+        self.shutdown_after(request, handled)
+    }
+
+    /// What is put in place of an accepted connection where the server speaks TLS: `None` where it
+    /// does not.
+    pub(super) fn secure(
+        &self,
+        listener: &Bound<'py, PyAny>,
+        request: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = self.server.py();
+        let context = self.server.getattr_opt(intern!(py, "ssl_context"))?;
+        if context.is_none_or(|context| context.is_none()) && is_plain(listener)? {
+            return Ok(None);
+        }
+        let tls = call(&import_module(py)?, ("fastsocketserver._tls",))?;
+        let secure = tls.getattr(intern!(py, "secure"))?;
+        call(&secure, (&self.server, listener, request)).map(Some)
+    }
+
+    /// Whether nothing needs to run for a request whose client has sent nothing yet: the server says
+    /// so, and the handler's class, or TLS, in which the client speaks first.
+    pub(super) fn may_park(&self, request: &Bound<'py, PyAny>) -> PyResult<bool> {
+        let py = self.server.py();
+        let is_true = |object: &Bound<'py, PyAny>, name| match object.getattr_opt(name)? {
+            Some(value) => value.is_truthy(),
+            None => Ok(false),
+        };
+        if !is_true(&self.server, intern!(py, "parking"))? {
+            return Ok(false);
+        }
+        Ok(is_true(request, intern!(py, "handshake_due"))? || {
+            let class = self.server.getattr(intern!(py, "RequestHandlerClass"))?;
+            is_true(&class, intern!(py, "reads_first"))?
+        })
     }
 
     /// The descriptor that the server waits on, and its socket unless `fileno` is overridden.
@@ -259,7 +325,7 @@ impl<'py> Hooks<'py> {
     }
 
     /// `process_request`, and what is owed when it raises.
-    fn process(
+    pub(super) fn process(
         &self,
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
@@ -267,9 +333,8 @@ impl<'py> Hooks<'py> {
         let Err(error) = self.process_request(request, client_address) else {
             return Ok(());
         };
-        let _handling = Handling::begin(self.server.py(), &error);
-        let handled = self.handle_error(error, request, client_address);
-        self.shutdown_after(request, handled)
+        self.note_failure(request)?;
+        self.give_up(error, request, client_address)
     }
 
     /// What `process_request_thread` is, unless it is the package's own.
@@ -314,6 +379,7 @@ impl<'py> Hooks<'py> {
     ) -> PyResult<()> {
         let py = self.server.py();
         let handled = finished.or_else(|error| {
+            self.note_failure(request)?;
             let _handling = Handling::begin(py, &error);
             self.handle_error(error, request, client_address)
         });
@@ -354,14 +420,13 @@ impl<'py> Hooks<'py> {
     ) -> PyResult<()> {
         let process = match self.method(&self.defaults.process_request)? {
             Method::Own(Owner::Threading) => {
-                let engine = Engine::of(&self.server)?;
-                if engine.get().threads().start(&self.server, request, client_address)? {
+                if Engine::begin_in_thread(&self.server, request, client_address)? {
                     return Ok(());
                 }
                 self.callable(&self.defaults.process_request)?
             }
             Method::Own(Owner::Greenlet) => {
-                return Engine::begin_request(&self.server, request, client_address);
+                return Engine::begin_in_greenlet(&self.server, request, client_address);
             }
             Method::Own(_) => {
                 self.finish_request(request, client_address)?;
@@ -377,18 +442,54 @@ impl<'py> Hooks<'py> {
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
-        let py = self.server.py();
-        let finished = match self.method(&self.defaults.finish_request)? {
-            Method::Own(_) => {
-                let class = self.server.getattr(intern!(py, "RequestHandlerClass"))?;
-                call(&class, (request, client_address, &self.server))
-            }
-            Method::Other(finish) => call(&finish, (request, client_address)),
-        };
-        finished.map(drop)
+        match self.method(&self.defaults.finish_request)? {
+            Method::Own(_) => self.run_handler(request, client_address),
+            Method::Other(finish) => call(&finish, (request, client_address)).map(drop),
+        }
     }
 
-    fn shutdown_request(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
+    /// What `finish_request` does where nobody has overridden it.
+    pub(super) fn run_handler(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let py = self.server.py();
+        let _limited = deadlines::begin(&self.server, request)?;
+        self.complete_handshake(request)?;
+        let class = self.server.getattr(intern!(py, "RequestHandlerClass"))?;
+        call(&class, (request, client_address, &self.server)).map(drop)
+    }
+
+    /// Does the TLS handshake of a request that has it before it.
+    #[inline(never)]
+    fn complete_handshake(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
+        let py = self.server.py();
+        if is_plain(request)? || socket::descriptor(request).is_none() {
+            return Ok(());
+        }
+        let Some(due) = request.getattr_opt(intern!(py, "handshake_due"))? else { return Ok(()) };
+        if due.is_truthy()? {
+            let ledger = Engine::of(&self.server)?.get().ledger();
+            ledger.set_state(request, State::Handshake);
+            let timeout = self.server.getattr(intern!(py, "handshake_timeout"))?;
+            call_method(request, intern!(py, "complete_handshake"), (timeout,))?;
+            ledger.set_state(request, State::Handling);
+        }
+        Ok(())
+    }
+
+    fn note_failure(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
+        Engine::of(&self.server)?.get().ledger().fail(request);
+        Ok(())
+    }
+
+    fn refuse(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
+        Engine::of(&self.server)?.get().ledger().refuse(request);
+        Ok(())
+    }
+
+    pub(super) fn shutdown_request(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
         let py = self.server.py();
         match self.method(&self.defaults.shutdown_request)? {
             Method::Other(shutdown) => return call(&shutdown, (request,)).map(drop),

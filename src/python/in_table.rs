@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
+use super::deadlines;
 use super::error::Raised;
 use super::interpreter::{duration, wait_detached};
 use super::table::{Table, forget_closing, in_current};
@@ -132,7 +133,7 @@ pub(super) fn sleep(py: Python<'_>, seconds: f64) -> PyResult<bool> {
 }
 
 /// Waits until the descriptor can be read, or written to, or `timeout` seconds have passed; says
-/// whether it can. In a table other requests run meanwhile.
+/// whether it can. In a table other requests run meanwhile. The time that the request has is kept to.
 #[pyfunction]
 pub(super) fn wait_ready(
     py: Python<'_>,
@@ -142,7 +143,8 @@ pub(super) fn wait_ready(
 ) -> PyResult<bool> {
     let direction = if writable { Direction::Writable } else { Direction::Readable };
     let timeout = timeout.map(duration).transpose()?;
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = own.into_iter().chain(deadlines::next(fd, direction)).min();
     let table = current();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -8,10 +8,14 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::engine::Engine;
 use super::error::{Raised, io_error};
 use super::hooks::{Hooks, Way};
 use super::interpreter::call;
-use super::socket::NativeSocket;
+use super::ledger::{Kind, Ledger};
+use super::limits;
+use super::parked::{Parked, Waiting};
+use super::socket::{NativeSocket, Packet};
 use super::table::Table;
 use crate::accept_failure::AcceptFailure;
 use crate::batch::Batch;
@@ -27,6 +31,8 @@ pub(super) struct Intake<'py> {
     batch: Batch,
     /// Where requests run that are taken by a loop, if they run in greenlets.
     table: Option<Arc<Table>>,
+    /// Where connections wait whose clients have sent nothing yet, if they do.
+    parked: Option<Parked<'py>>,
 }
 
 /// How many datagrams are received at once, at most.
@@ -43,6 +49,7 @@ enum Taken<'py> {
 struct Arrival<'py> {
     request: Bound<'py, PyAny>,
     client_address: Bound<'py, PyAny>,
+    kind: Kind,
     /// Whether it was taken from a listener that can be asked again without waiting for it.
     natively: bool,
 }
@@ -50,7 +57,16 @@ struct Arrival<'py> {
 impl<'py> Intake<'py> {
     pub(super) fn new(server: &Bound<'py, PyAny>) -> Self {
         let (hooks, batch) = (Hooks::new(server), Batch::new(1, 0));
-        Self { hooks, socket: None, batch, table: None }
+        Self { hooks, socket: None, batch, table: None, parked: None }
+    }
+
+    /// The same for a loop that can wait for clients too.
+    pub(super) fn with_parked(self) -> Self {
+        Self { parked: Some(Parked::default()), ..self }
+    }
+
+    pub(super) fn parked(&mut self) -> Option<&mut Parked<'py>> {
+        self.parked.as_mut()
     }
 
     /// The same for a loop whose requests run in greenlets.
@@ -86,8 +102,8 @@ impl<'py> Intake<'py> {
         self.handle(taken)
     }
 
-    /// Takes all requests that one call can take, and hands each to a thread, in order; `None` where
-    /// requests are taken one by one.
+    /// Takes all requests that one call can take, but no more than `most`, and hands each to a thread,
+    /// in order; `None` where requests are taken one by one.
     ///
     /// That is where nobody can tell: datagrams for threads, on a server that runs no code of the
     /// program's between one request and the next. Whoever else receives from its socket, in a thread,
@@ -96,9 +112,9 @@ impl<'py> Intake<'py> {
     /// that is done.
     ///
     /// The threads get to run before the next are taken.
-    pub(super) fn take_batch(&mut self) -> Result<Option<Progress>, Raised> {
+    pub(super) fn take_batch(&mut self, most: usize) -> Result<Option<Progress>, Raised> {
         let takes_batches = self.hooks.hands_to_threads()? && self.find_native_socket()?;
-        if !takes_batches || !self.find_batch(LARGEST_BATCH)? {
+        if !takes_batches || !self.find_batch(LARGEST_BATCH.min(most))? {
             return Ok(None);
         }
         let received = self.socket.as_ref().expect("found before").receive(&mut self.batch);
@@ -107,8 +123,7 @@ impl<'py> Intake<'py> {
         }
         let mut outcome = Ok(());
         while let Some(popped) = self.pop().transpose() {
-            let passed_on =
-                popped.and_then(|(request, address)| self.hooks.pass_on(&request, &address));
+            let passed_on = popped.and_then(|arrival| self.pass_on(&arrival));
             outcome = outcome.and(passed_on);
         }
         outcome?;
@@ -128,7 +143,7 @@ impl<'py> Intake<'py> {
     }
 
     /// Takes a request by asking for it, and has it handled.
-    pub(super) fn take_by_asking(&self) -> Result<Progress, Raised> {
+    pub(super) fn take_by_asking(&mut self) -> Result<Progress, Raised> {
         let taken = self.ask_for_request(&self.hooks.get_request()?)?;
         self.handle(taken)
     }
@@ -142,13 +157,125 @@ impl<'py> Intake<'py> {
         })
     }
 
-    fn handle(&self, taken: Taken<'py>) -> Result<Progress, Raised> {
-        let Arrival { request, client_address, natively } = match taken {
+    fn handle(&mut self, taken: Taken<'py>) -> Result<Progress, Raised> {
+        let arrival = match taken {
             Taken::Arrival(arrival) => arrival,
             Taken::Nothing(progress) => return Ok(progress),
         };
-        self.hooks.pass_on(&request, &client_address)?;
-        Ok(if natively { Progress::More } else { Progress::Unknown })
+        self.pass_on(&arrival)?;
+        Ok(if arrival.natively { Progress::More } else { Progress::Unknown })
+    }
+
+    /// Enters a request into the ledger, and has it verified and processed.
+    fn pass_on(&mut self, arrival: &Arrival<'py>) -> PyResult<()> {
+        let (py, ledger) = (self.py(), Engine::of(self.hooks.server())?.get().ledger());
+        let Arrival { request, client_address, kind, .. } = arrival;
+        let (client, is_surplus) = self.client(client_address, &ledger)?;
+        let entered = ledger.enter(*kind, request, client_address, client);
+        let outcome = if is_surplus {
+            self.hooks.turn_away(request)
+        } else {
+            match self.hooks.admit(request, client_address) {
+                Ok(true) if self.park(request, client_address, &ledger)? => return Ok(()),
+                Ok(true) => self.hooks.process(request, client_address),
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
+            }
+        };
+        entered.settle(py);
+        outcome
+    }
+
+    /// Whose connection it is, where their number is limited, and whether it is one too many.
+    fn client(
+        &self,
+        client_address: &Bound<'py, PyAny>,
+        ledger: &Ledger,
+    ) -> PyResult<(Option<String>, bool)> {
+        let py = self.py();
+        let limit = self.hooks.server().getattr_opt(intern!(py, "max_connections_per_client"))?;
+        let Some(limit) = limits::count(limit, "max_connections_per_client")? else {
+            return Ok((None, false));
+        };
+        // Unix sockets have no address by which clients could be told apart.
+        let Ok(address) = client_address.cast::<PyTuple>() else { return Ok((None, false)) };
+        let Ok(host) = address.get_item(0).and_then(|host| host.extract::<String>()) else {
+            return Ok((None, false));
+        };
+        let is_surplus = ledger.count_of(&host) >= limit;
+        Ok((Some(host), is_surplus))
+    }
+
+    /// Has a connection wait whose client has sent nothing yet, if that may be; says whether it does.
+    fn park(
+        &mut self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+        ledger: &Arc<Ledger>,
+    ) -> PyResult<bool> {
+        let Some(parked) = &mut self.parked else { return Ok(false) };
+        if !self.hooks.may_park(request)? {
+            return Ok(false);
+        }
+        Ok(parked.park(request, client_address, ledger))
+    }
+
+    /// Has those parked connections handled whose clients have sent something, as far as `admits`
+    /// allows it. Those that have waited for too long are ended.
+    pub(super) fn go_on_with_parked(&mut self, admits: impl Fn() -> bool) -> PyResult<()> {
+        if self.parked.as_ref().is_none_or(Parked::is_empty) {
+            return Ok(());
+        }
+        let idle_timeout = limits::idle_timeout(self.hooks.server())?;
+        while let Some(waiting) = self.pop_parked(|parked| parked.pop_overdue(idle_timeout)) {
+            waiting.fail();
+            self.hooks.shutdown_request(waiting.request())?;
+        }
+        while self.parked.as_ref().is_some_and(Parked::has_ripe) && admits() {
+            if let Some(waiting) = self.pop_parked(Parked::pop_ripe) {
+                self.process_parked(waiting)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pop_parked(
+        &mut self,
+        pop: impl FnOnce(&mut Parked<'py>) -> Option<Waiting<'py>>,
+    ) -> Option<Waiting<'py>> {
+        self.parked.as_mut().and_then(pop)
+    }
+
+    fn process_parked(&self, waiting: Waiting<'py>) -> PyResult<()> {
+        let (request, client_address, entered) = waiting.begin();
+        let outcome = self.hooks.process(&request, &client_address);
+        entered.settle(self.py());
+        outcome
+    }
+
+    /// Ends the parked connection that has been silent for longest, to make room for another; says
+    /// whether there is one.
+    pub(super) fn give_up_oldest(&mut self) -> PyResult<bool> {
+        let Some(waiting) = self.pop_parked(Parked::pop_silent) else { return Ok(false) };
+        waiting.refuse();
+        self.hooks.shutdown_request(waiting.request())?;
+        Ok(true)
+    }
+
+    /// When the loop has ended: has those parked connections handled whose clients have sent something,
+    /// and ends the others.
+    pub(super) fn leave_parked(&mut self) -> PyResult<()> {
+        let mut outcome = Ok(());
+        while let Some(waiting) = self.pop_parked(Parked::pop_any) {
+            let left = if waiting.is_ripe() {
+                self.process_parked(waiting)
+            } else {
+                waiting.fail();
+                self.hooks.shutdown_request(waiting.request())
+            };
+            outcome = outcome.and(left);
+        }
+        outcome
     }
 
     fn get_request(&mut self, certain: bool) -> Result<Taken<'py>, Raised> {
@@ -160,9 +287,9 @@ impl<'py> Intake<'py> {
             Way::Accept | Way::Receive => return self.ask_for_request(&self.hooks.get_request()?),
         };
         match native {
-            Ok((request, client_address)) => {
-                Ok(Taken::Arrival(Arrival { request, client_address, natively: true }))
-            }
+            Ok(Some(arrival)) => Ok(Taken::Arrival(arrival)),
+            // It has been dealt with.
+            Ok(None) => Ok(Taken::Nothing(Progress::More)),
             Err(raised) => self.progress_after(raised).map(Taken::Nothing),
         }
     }
@@ -170,13 +297,15 @@ impl<'py> Intake<'py> {
     /// How to go on after a request could not be taken natively.
     fn progress_after(&self, raised: Raised) -> Result<Progress, Raised> {
         let py = self.py();
-        match raised {
-            Raised::System(error) => Ok(Progress::after(error)),
-            Raised::Python(error) if error.is_instance_of::<PyOSError>(py) => {
-                Ok(Progress::after(io_error(py, &error)))
-            }
-            raised @ Raised::Python(_) => Err(raised),
+        let error = match raised {
+            Raised::System(error) => error,
+            Raised::Python(error) if error.is_instance_of::<PyOSError>(py) => io_error(py, &error),
+            raised @ Raised::Python(_) => return Err(raised),
+        };
+        if AcceptFailure::of(&error) != AcceptFailure::Empty {
+            Engine::of(self.hooks.server())?.get().ledger().failed_to_take(&error);
         }
+        Ok(Progress::after(error))
     }
 
     /// Looks whether the server's socket, as it is now, is one to take requests from natively.
@@ -188,11 +317,25 @@ impl<'py> Intake<'py> {
         Ok(self.socket.is_some())
     }
 
-    fn accept(&self) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
+    /// Accepts a connection; `None` where TLS could not be set up over it, which has been dealt with.
+    fn accept(&self) -> Result<Option<Arrival<'py>>, Raised> {
         let py = self.py();
         let nodelay =
             self.hooks.server().getattr(intern!(py, "disable_nagle_algorithm"))?.is_truthy()?;
-        self.socket.as_ref().expect("found before").accept(nodelay)
+        let socket = self.socket.as_ref().expect("found before");
+        let (request, client_address) = socket.accept(nodelay)?;
+        let request = match self.hooks.secure(socket.object(), &request) {
+            Ok(secured) => secured.unwrap_or(request),
+            Err(error) => {
+                let ledger = Engine::of(self.hooks.server())?.get().ledger();
+                let entered = ledger.enter(Kind::Connection, &request, &client_address, None);
+                ledger.fail(&request);
+                let ended = self.hooks.give_up(error, &request, &client_address);
+                entered.settle(py);
+                return Ok(ended.map(|()| None)?);
+            }
+        };
+        Ok(Some(Arrival { request, client_address, kind: Kind::Connection, natively: true }))
     }
 
     /// Makes room for `capacity` datagrams that are as long as `max_packet_size` is now.
@@ -208,17 +351,20 @@ impl<'py> Intake<'py> {
         Ok(true)
     }
 
-    fn receive(&mut self) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Raised> {
+    fn receive(&mut self) -> Result<Option<Arrival<'py>>, Raised> {
         self.socket.as_ref().expect("found before").receive(&mut self.batch)?;
-        self.pop()?.ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock).into())
+        let arrival = self.pop()?;
+        arrival.map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock).into())
     }
 
     /// Takes the first of the datagrams that have been received, as a request.
-    fn pop(&mut self) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
+    fn pop(&mut self) -> PyResult<Option<Arrival<'py>>> {
         let socket = self.socket.as_ref().expect("found before");
-        let Some((data, client_address)) = socket.pop(&mut self.batch)? else { return Ok(None) };
+        let Some(packet) = socket.pop(&mut self.batch)? else { return Ok(None) };
+        let Packet { data, truncated, address: client_address } = packet;
         let request = (data, socket.object()).into_pyobject(self.py())?.into_any();
-        Ok(Some((request, client_address)))
+        let kind = Kind::Datagram { truncated };
+        Ok(Some(Arrival { request, client_address, kind, natively: true }))
     }
 
     /// Calls `get_request`: somebody else's, or ours on a socket that must be asked itself.
@@ -226,14 +372,18 @@ impl<'py> Intake<'py> {
         let py = self.py();
         match call(get_request, ()).and_then(|pair| unpack(&pair)) {
             Ok((request, client_address)) => {
-                Ok(Taken::Arrival(Arrival { request, client_address, natively: false }))
+                let kind = Kind::of(&request);
+                Ok(Taken::Arrival(Arrival { request, client_address, kind, natively: false }))
             }
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
                 let error = io_error(py, &error);
                 // Only want of room is known to last: any other errno may be a hook's own way to
                 // refuse one client.
                 Ok(Taken::Nothing(match AcceptFailure::of(&error) {
-                    AcceptFailure::Capacity => Progress::Failed(error),
+                    AcceptFailure::Capacity => {
+                        Engine::of(self.hooks.server())?.get().ledger().failed_to_take(&error);
+                        Progress::Failed(error)
+                    }
                     _ => Progress::Unknown,
                 }))
             }

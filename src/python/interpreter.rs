@@ -53,6 +53,11 @@ pub(super) fn unless_unwound<T>(run: impl FnOnce() -> T) -> T {
     outcome
 }
 
+/// The function that imports a module, to be called: what it imports runs code of the module's.
+pub(super) fn import_module(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("importlib")?.getattr("import_module")
+}
+
 /// Calls a method with positional arguments.
 pub(super) fn call_method<'py, A>(
     object: &Bound<'py, PyAny>,

@@ -6,6 +6,7 @@
 mod address;
 mod buffer;
 mod connection;
+mod deadlines;
 pub mod embed;
 mod engine;
 mod error;
@@ -16,8 +17,12 @@ mod hooks;
 mod in_table;
 mod intake;
 mod interpreter;
+mod ledger;
+mod limits;
+mod parked;
 mod program;
 mod reader;
+mod reporter;
 mod request;
 mod request_handle;
 mod socket;
@@ -43,7 +48,7 @@ mod _core {
     #[pymodule_export]
     use super::greenlet::check_greenlets;
     #[pymodule_export]
-    use super::hooks::declare_defaults;
+    use super::hooks::{declare_defaults, finish_request};
     #[pymodule_export]
     use super::in_table::{
         Parking, forget_descriptor, is_in_table, open_parking, sleep, wait_ready,

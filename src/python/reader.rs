@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyList};
 
 use super::buffer::{View, filled, optional_size, size};
 use super::connection::{Connection, Habit, NotYet, Tried};
+use super::deadlines;
 use super::error::Raised;
 use super::exclusive::{Exclusive, Lent};
 use super::file::{CLOSED, SocketFile, makefile, native_size, unsupported};
@@ -125,6 +126,7 @@ impl Reader {
 impl<'py> Reading<'_, 'py> {
     fn line(&mut self, limit: Option<isize>) -> Result<Bound<'py, PyBytes>, Raised> {
         let Self { buffer, source } = self;
+        let _time = deadlines::line(|| source.connection.fileno());
         let limit = limit.and_then(|limit| usize::try_from(limit).ok());
         let deliver = |line: &[u8]| PyBytes::new(source.connection.0.py(), line);
         source.retrying(|| buffer.read_line(limit, |room| source.receive(room), deliver))

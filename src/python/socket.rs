@@ -8,10 +8,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyModule, PyType};
+use pyo3::types::{PyBytes, PyDict, PyModule, PyType};
 use socket2::{SockRef, Socket};
 
 use super::address;
+use super::deadlines;
 use super::error::Raised;
 use super::interpreter::call;
 use super::table;
@@ -21,8 +22,8 @@ use crate::listener;
 
 /// A server's own socket, where the core may take requests from it without asking it.
 ///
-/// That is an object that is exactly a `socket.socket` of a family whose addresses the core knows;
-/// any other is asked through its own methods.
+/// That is an object that is exactly a `socket.socket` of a family whose addresses the core knows, or
+/// a TLS one whose `accept` is that of `ssl`; any other is asked through its own methods.
 #[derive(Debug)]
 pub(super) struct NativeSocket<'py> {
     object: Bound<'py, PyAny>,
@@ -33,6 +34,15 @@ pub(super) struct NativeSocket<'py> {
     /// Whether accepted sockets have `TCP_NODELAY` from the listener.
     nodelay: Cell<Inherited>,
     addresses: RefCell<address::Writer>,
+}
+
+/// One datagram.
+#[derive(Debug)]
+pub(super) struct Packet<'py> {
+    pub(super) data: Bound<'py, PyBytes>,
+    /// Whether it was longer, and the rest is lost.
+    pub(super) truncated: bool,
+    pub(super) address: Bound<'py, PyAny>,
 }
 
 /// Linux gives a connection the listener's options when it is established: a system call less for
@@ -49,10 +59,9 @@ impl<'py> NativeSocket<'py> {
     /// Looks at `object`; `None` where it must be asked itself.
     pub(super) fn of(object: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
         let py = object.py();
+        let is_known = object.get_type().is(socket_class(py)?) || is_tls_listener(object)?;
         // A class put in its place (by gevent, say) is another one.
-        if !object.get_type().is(socket_class(py)?)
-            || !socket_module(py)?.getattr(intern!(py, "socket"))?.is(socket_class(py)?)
-        {
+        if !is_known || !socket_module(py)?.getattr(intern!(py, "socket"))?.is(socket_class(py)?) {
             return Ok(None);
         }
         let class = ACCEPTED.get(py).expect("the package declares it").bind(py).clone();
@@ -119,19 +128,15 @@ impl<'py> NativeSocket<'py> {
         Ok(batch.fill(self.fd()?, batch.capacity())?)
     }
 
-    /// Takes the first datagram from `batch`: its bytes and the sender's address, `None` where there
-    /// is none.
-    pub(super) fn pop(
-        &self,
-        batch: &mut Batch,
-    ) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyAny>)>> {
+    /// Takes the first datagram from `batch`, `None` where there is none.
+    pub(super) fn pop(&self, batch: &mut Batch) -> PyResult<Option<Packet<'py>>> {
         let py = self.object.py();
-        let Some((data, _, peer)) = batch.pop_in_place() else { return Ok(None) };
+        let Some((data, truncated, peer)) = batch.pop_in_place() else { return Ok(None) };
         let address = match peer {
             Some(peer) => self.addresses.borrow_mut().write(py, &peer)?,
             None => py.None().into_bound(py),
         };
-        Ok(Some((PyBytes::new(py, data), address)))
+        Ok(Some(Packet { data: PyBytes::new(py, data), truncated, address }))
     }
 
     /// A `socket.socket` over an accepted descriptor, which is closed if that fails.
@@ -217,6 +222,15 @@ pub(super) fn fileno(socket: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     Natives::get(py)?.fileno.bind(py).call1((socket,))?.extract()
 }
 
+/// The descriptor of what is a socket of any kind, if it is open.
+pub(super) fn descriptor(request: &Bound<'_, PyAny>) -> Option<RawFd> {
+    let natives = Natives::get(request.py()).ok()?;
+    if !request.is_instance(natives.class.bind(request.py())).ok()? {
+        return None;
+    }
+    fileno(request).ok().filter(|&fd| fd >= 0)
+}
+
 /// The timeout of a plain socket, in seconds.
 pub(super) fn gettimeout(socket: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
     let py = socket.py();
@@ -230,6 +244,9 @@ pub(super) fn close(socket: &Bound<'_, PyAny>) -> PyResult<()> {
     if socket.getattr(intern!(py, "_io_refs"))?.extract::<isize>()? <= 0 {
         if table::is_driven_here() {
             table::forget_closing(fileno(socket)?);
+        }
+        if deadlines::is_any() {
+            deadlines::forget(fileno(socket)?);
         }
         call(Natives::get(py)?.close.bind(py), (socket,))?;
     }
@@ -255,6 +272,17 @@ pub(super) fn is_plain(socket: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(true);
     }
     Ok(class.is(socket_class(py)?))
+}
+
+/// Whether `object` is an `ssl.SSLSocket` that accepts as those do: a connection, and TLS over it.
+fn is_tls_listener(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = object.py();
+    let modules = py.import("sys")?.getattr(intern!(py, "modules"))?.cast_into::<PyDict>()?;
+    let Some(ssl) = modules.get_item(intern!(py, "ssl"))? else { return Ok(false) };
+    let Some(class) = ssl.getattr_opt(intern!(py, "SSLSocket"))? else { return Ok(false) };
+    let accept = intern!(py, "accept");
+    Ok(object.is_instance(&class)?
+        && object.get_type().getattr(accept)?.is(&class.getattr(accept)?))
 }
 
 /// Whether `fd` is open in this process.

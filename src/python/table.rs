@@ -13,7 +13,7 @@
 //! costs no system call. Nobody but the table's own thread switches to its greenlets.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::mem;
 use std::os::fd::RawFd;
@@ -31,6 +31,7 @@ use super::greenlet::Greenlets;
 use super::hooks::Hooks;
 use super::intake::Intake;
 use super::interpreter::{call, wait_detached};
+use super::ledger::Ticket;
 use super::waits::{HubId, Outcome, RequestId, WaitId, Waiting, Waits, Who};
 use crate::event_loop::{Occurrence, Selector};
 use crate::sys;
@@ -61,8 +62,8 @@ struct State {
     waits: Waits,
     /// Requests that have yet to begin, and what their greenlets are called with.
     new: VecDeque<(Who, Py<PyTuple>)>,
-    /// The unfinished requests.
-    requests: BTreeSet<RequestId>,
+    /// The unfinished requests, and the charge of those that are known to be requests.
+    requests: BTreeMap<RequestId, Option<Ticket>>,
     last_request: RequestId,
     /// Requests up to this one are to end: their waits raise `GreenletExit`.
     ended: RequestId,
@@ -148,12 +149,14 @@ impl Table {
         server: &Bound<'_, PyAny>,
         request: &Bound<'_, PyAny>,
         client_address: &Bound<'_, PyAny>,
+        ticket: Ticket,
     ) -> PyResult<()> {
         static RUN: PyOnceLock<Py<PyCFunction>> = PyOnceLock::new();
         let py = server.py();
         let run =
             RUN.get_or_try_init(py, || wrap_pyfunction!(run_request, py).map(Bound::unbind))?;
-        self.begin_with(run.bind(py), PyTuple::new(py, [server, request, client_address])?)
+        let args = PyTuple::new(py, [server, request, client_address])?;
+        self.begin_with(run.bind(py), args, Some(ticket))
     }
 
     /// Has `server` take a request, which may wait, in a greenlet of its own.
@@ -162,17 +165,22 @@ impl Table {
         let py = server.py();
         let run =
             RUN.get_or_try_init(py, || wrap_pyfunction!(take_request, py).map(Bound::unbind))?;
-        self.begin_with(run.bind(py), PyTuple::new(py, [server])?)
+        self.begin_with(run.bind(py), PyTuple::new(py, [server])?, None)
     }
 
-    fn begin_with(&self, run: &Bound<'_, PyAny>, args: Bound<'_, PyTuple>) -> PyResult<()> {
+    fn begin_with(
+        &self,
+        run: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        ticket: Option<Ticket>,
+    ) -> PyResult<()> {
         let py = run.py();
         let (hub, hub_greenlet) = self.hub(py)?;
         let greenlet = Greenlets::get(py)?.make(run, &hub_greenlet)?.unbind();
         let mut state = self.state();
         state.last_request += 1;
         let request = state.last_request;
-        state.requests.insert(request);
+        state.requests.insert(request, ticket);
         state.new.push_back((Who { greenlet, request, hub }, args.unbind()));
         Ok(())
     }
@@ -422,8 +430,11 @@ impl Table {
         })
     }
 
-    fn finished(&self, request: RequestId) {
-        self.state().requests.remove(&request);
+    fn finished(&self, request: RequestId, has_raised: bool) {
+        let ticket = self.state().requests.remove(&request).flatten();
+        if let Some(ticket) = ticket.filter(|_| has_raised) {
+            ticket.fail();
+        }
     }
 
     fn forget(&self, fd: RawFd, is_closing: bool) {
@@ -477,7 +488,7 @@ pub(super) fn run_request(
 #[pyfunction]
 pub(super) fn take_request(server: &Bound<'_, PyAny>) -> PyResult<()> {
     in_request(|| {
-        let intake = Intake::new(server);
+        let mut intake = Intake::new(server);
         match intake.hooks().handle_request_noblock()? {
             Some(handle_request) => drop(call(&handle_request, ())?),
             None => Engine::of(server)?.get().note(intake.take_by_asking()?),
@@ -502,7 +513,7 @@ fn end_request(generation: u32, outcome: PyResult<()>) -> PyResult<()> {
         }
         return outcome;
     }
-    table.finished(request);
+    table.finished(request, outcome.is_err());
     outcome
 }
 

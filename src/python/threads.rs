@@ -10,6 +10,7 @@
 //! ```
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -21,10 +22,11 @@ use pyo3::types::{PyDict, PyList};
 use super::error::Handling;
 use super::hooks::Hooks;
 use super::interpreter::{self, Turn, call, call_method};
+use super::ledger::{Ledger, State, Ticket};
 use super::thread_state;
 use super::threading::{End, Identity, Threading};
 use crate::sys;
-use crate::thread_cache::{ThreadCache, Worker};
+use crate::thread_cache::{HandOverError, ThreadCache, Worker};
 
 /// The cached threads of one server.
 #[derive(Debug, Default)]
@@ -35,6 +37,8 @@ pub(super) struct RequestThreads {
 #[derive(Debug)]
 struct Own {
     cache: Arc<ThreadCache<Job>>,
+    /// Requests that no thread could be started for.
+    stalled: VecDeque<Job>,
     ended: Ended,
     /// A forked child inherits the cache, but none of its threads.
     generation: u32,
@@ -50,6 +54,7 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 #[derive(Debug)]
 struct Job {
     thread: Py<PyAny>,
+    ticket: Ticket,
     end: End,
     process: Process,
     request: Py<PyAny>,
@@ -67,16 +72,14 @@ type Ended = Arc<Mutex<Vec<Py<PyAny>>>>;
 impl RequestThreads {
     /// Has `server.process_request_thread(request, client_address)` run in a thread.
     ///
-    /// `false` where only a new `threading.Thread` will do.
-    ///
-    /// # Errors
-    ///
-    /// `RuntimeError` when no thread can be started.
+    /// `false` where only a new `threading.Thread` will do. Where no thread can be started, the request
+    /// waits for [`start_stalled`](Self::start_stalled), as do those that come after it.
     pub(super) fn start(
         &self,
         server: &Bound<'_, PyAny>,
         request: &Bound<'_, PyAny>,
         client_address: &Bound<'_, PyAny>,
+        ledger: &Arc<Ledger>,
     ) -> PyResult<bool> {
         let py = server.py();
         if ENDING.load(Ordering::Relaxed) {
@@ -88,7 +91,10 @@ impl RequestThreads {
         let (thread, end) = threading.new_thread(target.as_deref(), &daemon)?;
         let (cache, ended) = self.cache();
         let is_listed = list(server, &thread, &daemon, threading, &ended)?;
+        let ticket = ledger.claim(request, client_address);
+        ticket.set_state(State::Queued);
         let job = Job {
+            ticket,
             end,
             process,
             request: request.clone().unbind(),
@@ -98,11 +104,79 @@ impl RequestThreads {
             ended: is_listed.then_some(ended),
             thread: thread.clone().unbind(),
         };
-        if cache.hand_over(job, threading.stack_size(py)?).is_err() {
-            threading.forget(&thread);
-            return Err(PyRuntimeError::new_err("can't start new thread"));
+        let stack_size = threading.stack_size(py)?;
+        // Outside of the lock: a job that is dropped may run a finalizer.
+        if let Some(job) = self.stall_behind_others(job) {
+            if let Err(HandOverError { job, .. }) = cache.hand_over(job, stack_size) {
+                self.stall(job);
+            }
         }
         Ok(true)
+    }
+
+    /// Tries again to start threads for the requests that wait for one; says how many still do.
+    pub(super) fn start_stalled(&self, py: Python<'_>) -> PyResult<usize> {
+        let Some(threading) = Threading::known(py) else { return Ok(0) };
+        while let Some(job) = self.pop_stalled() {
+            let (cache, _) = self.cache();
+            if let Err(HandOverError { job, .. }) = cache.hand_over(job, threading.stack_size(py)?)
+            {
+                if let Some(own) = &mut *self.own() {
+                    own.stalled.push_front(job);
+                    return Ok(own.stalled.len());
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    /// Ends the requests that still wait for a thread when nobody will try again.
+    pub(super) fn give_up(&self, server: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = server.py();
+        while let Some(job) = self.pop_stalled() {
+            let Job { thread, end, request, client_address, ticket, .. } = job;
+            if let Some(threading) = Threading::known(py) {
+                threading.forget(thread.bind(py));
+            }
+            ticket.fail();
+            let error = PyRuntimeError::new_err("can't start new thread");
+            let hooks = Hooks::new(server);
+            let ended = hooks.give_up(error, request.bind(py), client_address.bind(py));
+            end.tell(py);
+            ended?;
+        }
+        Ok(())
+    }
+
+    /// How many requests wait for a thread that could not be started.
+    pub(super) fn count_stalled(&self) -> usize {
+        self.own().as_ref().map_or(0, |own| own.stalled.len())
+    }
+
+    /// How many threads wait for a request.
+    pub(super) fn count_idle(&self) -> usize {
+        self.present_cache().map_or(0, |cache| cache.idle())
+    }
+
+    /// Has `job` wait if others do; returns it if not.
+    fn stall_behind_others(&self, job: Job) -> Option<Job> {
+        match &mut *self.own() {
+            Some(own) if !own.stalled.is_empty() => {
+                own.stalled.push_back(job);
+                None
+            }
+            _ => Some(job),
+        }
+    }
+
+    fn stall(&self, job: Job) {
+        if let Some(own) = &mut *self.own() {
+            own.stalled.push_back(job);
+        }
+    }
+
+    fn pop_stalled(&self) -> Option<Job> {
+        self.own().as_mut()?.stalled.pop_front()
     }
 
     /// Lets the threads begin that were started, as `Thread.start` does: who handles requests one by
@@ -138,7 +212,12 @@ impl RequestThreads {
             let mut caches = caches();
             caches.retain(|cache| cache.strong_count() > 0);
             caches.push(Arc::downgrade(&cache));
-            Own { cache, ended: Ended::default(), generation: sys::generation() }
+            Own {
+                cache,
+                stalled: VecDeque::new(),
+                ended: Ended::default(),
+                generation: sys::generation(),
+            }
         });
         (Arc::clone(&own.cache), Arc::clone(&own.ended))
     }
@@ -151,6 +230,9 @@ impl RequestThreads {
 impl Drop for Own {
     fn drop(&mut self) {
         if self.generation != sys::generation() {
+            // Their threads never were, and their connections are the parent's.
+            #[allow(clippy::mem_forget, reason = "finalizers would close what is not ours")]
+            std::mem::forget(std::mem::take(&mut self.stalled));
             // Its lock may be held by a thread that this process does not have.
             #[allow(clippy::mem_forget, reason = "dropping the last one would take that lock")]
             std::mem::forget(Arc::clone(&self.cache));
@@ -326,15 +408,18 @@ impl Job {
     /// Handles the request; says whether the thread's state can serve another.
     fn run(self, py: Python<'_>, worker: &Worker<Self>, identity: &Identity) -> bool {
         let generation = sys::generation();
-        let Self { thread, end, process, request, client_address, signals, context, ended } = self;
+        let Self { thread, end, process, request, client_address, signals, context, ended, ticket } =
+            self;
         let thread = thread.bind(py);
         let Some(threading) = Threading::known(py) else { return false };
         signals.set();
+        ticket.set_state(State::Handling);
         let scope = thread_state::Scope::enter(py, context);
         if let Err(error) = threading.begin(thread, identity) {
             error.write_unraisable(py, Some(thread));
         }
         if let Err(error) = process.run(py, request, client_address) {
+            ticket.fail();
             let _handling = Handling::begin(py, &error);
             let reported = call_method(thread, intern!(py, "_invoke_excepthook"), (thread,));
             if let Err(error) = reported {
@@ -351,6 +436,8 @@ impl Job {
             lock(&ended).push(thread.clone().unbind());
         }
         worker.finished();
+        // Before anybody is told: what the server's counters say is then as if the thread was gone.
+        drop(ticket);
         end.tell(py);
         clean
     }

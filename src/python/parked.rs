@@ -1,0 +1,175 @@
+//! Connections whose clients have sent nothing yet, and that nothing runs for.
+//!
+//! They are registered with the loop's own poll object until their clients speak, or leave.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use pyo3::prelude::*;
+
+use super::ledger::{Entered, Ledger, State, Ticket};
+use super::socket;
+use crate::event_loop::{Occurrence, Selector};
+use crate::wait::{Blocking, Wait};
+
+/// The parked connections of one loop.
+#[derive(Debug, Default)]
+pub(super) struct Parked<'py> {
+    /// That of the loop's poll object, and its number.
+    registry: Option<(u64, Registry)>,
+    /// By age.
+    waiting: BTreeMap<u64, Waiting<'py>>,
+    by_descriptor: HashMap<RawFd, u64>,
+    /// Those that have something to read.
+    ripe: VecDeque<Waiting<'py>>,
+    last: u64,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Waiting<'py> {
+    fd: RawFd,
+    request: Bound<'py, PyAny>,
+    client_address: Bound<'py, PyAny>,
+    ticket: Ticket,
+    since: Instant,
+}
+
+impl<'py> Parked<'py> {
+    /// Has the connections wait for what `selector` reports.
+    pub(super) fn attach(&mut self, selector: &Selector) -> io::Result<()> {
+        if self.registry.as_ref().is_some_and(|(id, _)| *id == selector.id()) {
+            return Ok(());
+        }
+        let registry = selector.registry()?;
+        for waiting in self.waiting.values() {
+            register(&registry, waiting.fd)?;
+        }
+        self.registry = Some((selector.id(), registry));
+        Ok(())
+    }
+
+    /// Has a connection wait for its client; `false` where there is something to read already, or
+    /// nothing to wait with.
+    pub(super) fn park(
+        &mut self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+        ledger: &Arc<Ledger>,
+    ) -> bool {
+        let Some((_, registry)) = &self.registry else { return false };
+        let Some(fd) = socket::descriptor(request) else { return false };
+        if Blocking.readable(fd, Some(Duration::ZERO)).unwrap_or(true)
+            || register(registry, fd).is_err()
+        {
+            return false;
+        }
+        let ticket = ledger.claim(request, client_address);
+        ticket.set_state(State::Parked);
+        self.last += 1;
+        let waiting = Waiting {
+            fd,
+            request: request.clone(),
+            client_address: client_address.clone(),
+            ticket,
+            since: Instant::now(),
+        };
+        self.waiting.insert(self.last, waiting);
+        self.by_descriptor.insert(fd, self.last);
+        true
+    }
+
+    /// Notes which clients have spoken, or left.
+    pub(super) fn note(&mut self, occurrences: impl Iterator<Item = Occurrence>) {
+        for Occurrence { fd, .. } in occurrences {
+            let number = self.by_descriptor.get(&fd).copied();
+            let ripe = number.and_then(|number| self.take(number));
+            self.ripe.extend(ripe);
+        }
+    }
+
+    /// Takes one that has something to read.
+    pub(super) fn pop_ripe(&mut self) -> Option<Waiting<'py>> {
+        self.ripe.pop_front()
+    }
+
+    /// Whether one has something to read.
+    pub(super) fn has_ripe(&self) -> bool {
+        !self.ripe.is_empty()
+    }
+
+    /// Takes one that has waited for longer than `idle_timeout`.
+    pub(super) fn pop_overdue(&mut self, idle_timeout: Option<Duration>) -> Option<Waiting<'py>> {
+        let (&number, first) = self.waiting.first_key_value()?;
+        let is_overdue = first.since.elapsed() >= idle_timeout?;
+        is_overdue.then(|| self.take(number)).flatten()
+    }
+
+    /// How long it takes until the next one has waited for `idle_timeout`.
+    pub(super) fn timeout(&self, idle_timeout: Option<Duration>) -> Option<Duration> {
+        let (_, first) = self.waiting.first_key_value()?;
+        Some(idle_timeout?.saturating_sub(first.since.elapsed()))
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.ripe.is_empty()
+    }
+
+    /// Takes one, those with something to read first.
+    pub(super) fn pop_any(&mut self) -> Option<Waiting<'py>> {
+        self.pop_ripe().or_else(|| self.pop_silent())
+    }
+
+    /// Takes the one that has been silent for longest.
+    pub(super) fn pop_silent(&mut self) -> Option<Waiting<'py>> {
+        let (&number, _) = self.waiting.first_key_value()?;
+        self.take(number)
+    }
+
+    fn take(&mut self, number: u64) -> Option<Waiting<'py>> {
+        let waiting = self.waiting.remove(&number)?;
+        self.by_descriptor.remove(&waiting.fd);
+        if let Some((_, registry)) = &self.registry {
+            // Who closed it has done that.
+            let _ = registry.deregister(&mut SourceFd(&waiting.fd));
+        }
+        Some(waiting)
+    }
+}
+
+impl<'py> Waiting<'py> {
+    pub(super) fn request(&self) -> &Bound<'py, PyAny> {
+        &self.request
+    }
+
+    /// Whether there is something to read, or the client has left.
+    pub(super) fn is_ripe(&self) -> bool {
+        Blocking.readable(self.fd, Some(Duration::ZERO)).unwrap_or(true)
+    }
+
+    /// Says that it is not parked any more; it has yet to be processed.
+    pub(super) fn begin(self) -> (Bound<'py, PyAny>, Bound<'py, PyAny>, Entered) {
+        self.ticket.set_state(State::Handling);
+        (self.request, self.client_address, self.ticket.give_back())
+    }
+
+    /// Notes that it will never be handled.
+    pub(super) fn fail(&self) {
+        self.ticket.fail();
+    }
+
+    /// Notes that it has to go for another.
+    pub(super) fn refuse(&self) {
+        self.ticket.refuse();
+    }
+}
+
+fn register(registry: &Registry, fd: RawFd) -> io::Result<()> {
+    registry.register(&mut SourceFd(&fd), Occurrence::token(fd), Interest::READABLE)
+}

