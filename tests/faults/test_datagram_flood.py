@@ -38,7 +38,7 @@ class Handler(ss.DatagramRequestHandler):
 def print_stats(*_):
     say_json(count_of_stats(server.stats()))
 signal.signal(signal.SIGUSR1, print_stats)
-server = server_class(KIND, max_packet_size=%d)(ADDRESS, Handler)
+server = server_class(KIND, max_packet_size=LIMIT)(ADDRESS, Handler)
 serve(server)
 """
 
@@ -67,7 +67,7 @@ def test_floods_and_oversize_packets(
 ) -> None:
     chance = random.Random(7)
     where = ("127.0.0.1", 0) if kind == "UDPServer" else str(tmp_path / "socket")
-    source = f"KIND, ADDRESS = {kind!r}, {where!r}\n" + SOURCE % LIMIT
+    source = f"KIND, ADDRESS, LIMIT = {kind!r}, {where!r}, {LIMIT}\n" + SOURCE
     packets = PACKETS // (10 if (module, dispatch) != (HERE, "inline") else 1)
     oversize = 0
     with ServerProcess(source, module, dispatch) as server:

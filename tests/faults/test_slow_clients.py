@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clients import Honest, ask, connect, milliseconds, percentile
 from lengths import count
-from server_process import PATIENCE, ServerProcess, dispatches, needs_proc, on_both
+from server_process import PATIENCE, ServerProcess, dispatches, needs_proc, on_both, wait_until
 
 if TYPE_CHECKING:
     import socket
@@ -26,7 +26,7 @@ ANSWERS = count(short=300, long=5000)
 LINE = b"a slow line\n"
 
 SOURCE = """
-serve(server_class()(LOOPBACK, Upper))
+serve(server_class(request_queue_size=1000)(LOOPBACK, Upper))
 """
 
 LIMITED = """
@@ -138,8 +138,7 @@ def test_with_a_limit_the_others_wait_their_turn(dispatch: str, figures: Figures
         assert ask(address) == b"HELLO\n"
         before = server.descriptors_at_rest()
         with SlowClients(address) as slow:
-            while slow.answered < LIMIT and slow.is_alive():
-                time.sleep(0.01)
+            wait_until(lambda: slow.answered >= LIMIT, "slow clients to be answered")
             beside = latencies(address, count(short=3, long=30))
             threads = server.threads()
         server.wait_for_descriptors(before)
@@ -164,8 +163,7 @@ def test_with_a_limit_of_connections_the_surplus_is_refused(
         assert ask(address) == b"HELLO\n"
         before = server.descriptors_at_rest()
         with SlowClients(address) as slow:
-            while slow.refused == 0 and slow.is_alive():
-                time.sleep(0.01)
+            wait_until(lambda: slow.refused, "slow clients to be refused")
             for _ in range(count(short=100, long=2000)):
                 try:
                     answer = ask(address)
