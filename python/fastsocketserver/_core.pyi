@@ -104,7 +104,11 @@ class Engine:
         """Say of each request that is not over: client, age, state, and the request itself."""
 
     def report(self, kind: str, message: str) -> bool:
-        """Log a warning, unless one of its kind has been logged just now; say whether it was."""
+        """Log a warning, unless one of its kind has been logged just now.
+
+        Returns:
+            False where `logging` cannot be had, for want of descriptors or memory.
+        """
 
     def handle_request_noblock(self, server: Any) -> None:
         """Handle one request that is known to be there.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -207,7 +207,8 @@ impl Engine {
     }
 
     /// Logs `message` unless something of its kind has been logged just now; `kind` tells kinds apart.
-    fn report(&self, py: Python<'_>, kind: &str, message: &str) -> PyResult<bool> {
+    /// Says whether that is dealt with.
+    fn report(&self, py: Python<'_>, kind: &str, message: &str) -> bool {
         self.reporter.report(py, kind, message)
     }
 
@@ -374,7 +375,7 @@ impl Engine {
                 py,
                 "threads",
                 "cannot start a thread for a request; trying again until it works",
-            )?;
+            );
         }
         Ok(stalled)
     }
@@ -714,14 +715,6 @@ impl Service for Serving<'_> {
     fn troubled(&mut self, error: &io::Error) -> bool {
         let py = self.py();
         let message = format!("cannot take requests: {error}; trying again until it works");
-        match self.engine.report(py, "requests", &message) {
-            Ok(_) => true,
-            // Not even `logging` can be imported without a descriptor.
-            Err(raised) if raised.is_instance_of::<PyOSError>(py) => false,
-            Err(raised) => {
-                raised.write_unraisable(py, Some(self.server()));
-                true
-            }
-        }
+        self.engine.report(py, "requests", &message)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pyo3::exceptions::{PyImportError, PyMemoryError, PyOSError};
 use pyo3::prelude::*;
 
 use super::interpreter::{call, import_module};
@@ -18,21 +19,23 @@ pub(super) struct Reporter {
 const INTERVAL: Duration = Duration::from_secs(10);
 
 impl Reporter {
-    /// Logs `message`, unless something of its kind has been logged just now; says whether it has.
+    /// Logs `message`, unless something of its kind has been logged just now. Says whether that is
+    /// dealt with; otherwise it is to be reported again, for logging may fail for the same want.
     ///
     /// `logging` is imported only here: it would make each fork of a forking server dearer (by 8 %,
     /// measured), and most servers never need it.
-    ///
-    /// # Errors
-    ///
-    /// What `logging` raises.
-    pub(super) fn report(&self, py: Python<'_>, kind: &str, message: &str) -> PyResult<bool> {
-        let Some(kept_back) = self.begin(kind) else { return Ok(false) };
-        let logged = log(py, message, kept_back);
-        if logged.is_err() {
+    pub(super) fn report(&self, py: Python<'_>, kind: &str, message: &str) -> bool {
+        let Some(kept_back) = self.begin(kind) else { return true };
+        let Err(raised) = log(py, message, kept_back) else { return true };
+        let is_want = raised.is_instance_of::<PyOSError>(py)
+            || raised.is_instance_of::<PyImportError>(py)
+            || raised.is_instance_of::<PyMemoryError>(py);
+        if is_want {
             self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(kind);
+        } else {
+            raised.write_unraisable(py, None);
         }
-        logged.map(|()| true)
+        !is_want
     }
 
     /// How often the kind has been kept back, if it is to be told of now.

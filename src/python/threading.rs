@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -49,7 +49,12 @@ pub(super) struct Threading {
 impl Threading {
     /// `None` where `threading` is not as it was made.
     pub(super) fn get(py: Python<'_>) -> PyResult<Option<&Self>> {
-        match THREADING.get_or_try_init(py, || Self::look(py))? {
+        let look = || match Self::look(py) {
+            // A program that has changed its root or its user finds no modules any more.
+            Err(error) if error.is_instance_of::<PyImportError>(py) => Ok(None),
+            looked => looked,
+        };
+        match THREADING.get_or_try_init(py, look)? {
             Some(threading) if threading.is_original(py)? => Ok(Some(threading)),
             _ => Ok(None),
         }
@@ -100,7 +105,11 @@ impl Threading {
             Some(flag) => flag.is_truthy()?,
             None => false,
         };
-        let copy_context = py.import("contextvars")?.getattr("copy_context")?.unbind();
+        let copy_context = if inherits {
+            Some(py.import("contextvars")?.getattr("copy_context")?.unbind())
+        } else {
+            None
+        };
         Ok(Some(Self {
             originals,
             names_threads: thread_class.hasattr("_set_os_name")?,
@@ -120,7 +129,7 @@ impl Threading {
             stack_size: threading.getattr("stack_size")?.unbind(),
             get_ident: get_ident.unbind(),
             get_native_id: threading.getattr("get_native_id")?.unbind(),
-            copy_context: inherits.then_some(copy_context),
+            copy_context,
             namespace: namespace.unbind(),
             thread_class: thread_class.unbind(),
         }))
