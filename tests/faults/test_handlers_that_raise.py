@@ -125,6 +125,8 @@ def observe(place, error):
     else:
         client = None
         first = ask_first(server.server_address, loop)
+    if place == "close_request" and DISPATCH == "forks":
+        first = None  # the parent ends the connection while the child answers, or after that
     if place == "service_actions" and DISPATCH != "forks":
         loop.join(20)
     second = ask_second(server.server_address, loop)
