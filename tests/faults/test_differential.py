@@ -99,11 +99,13 @@ def make_writes(chance: random.Random) -> Iterator[list[Any]]:
         yield chance.choice(kinds)()
 
 
-def make_oddities(chance: random.Random) -> Iterator[list[Any]]:
+def make_oddities(chance: random.Random, *, of_pieces: bool) -> Iterator[list[Any]]:
+    # What comes after the end that the handler itself has made depends on the pieces.
+    directions = (socket.SHUT_WR,) if of_pieces else (socket.SHUT_WR, socket.SHUT_RD)
     kinds: list[Callable[[], list[Any]]] = [
         *((lambda name=name: [name]) for name in ODD_CALLS),
         lambda: ["request.settimeout", chance.choice((None, 20, 30.5))],
-        lambda: ["request.shutdown", chance.choice((socket.SHUT_WR, socket.SHUT_RD))],
+        lambda: ["request.shutdown", chance.choice(directions)],
         lambda: ["raise", chance.choice(("ValueError", "OSError", "EOFError"))],
     ]
     while True:
@@ -121,7 +123,7 @@ ODD_CALLS = (
 def make_script(chance: random.Random, *, of_pieces: bool, unbuffered: bool) -> list[list[Any]]:
     """Return what a handler does with one connection."""
     reads = make_reads(chance, of_pieces=of_pieces, unbuffered=unbuffered)
-    writes, oddities = make_writes(chance), make_oddities(chance)
+    writes, oddities = make_writes(chance), make_oddities(chance, of_pieces=of_pieces)
     script = []
     for _ in range(chance.randrange(9)):
         kind = chance.choices((reads, writes, oddities), (6, 4, 1))[0]
