@@ -22,6 +22,8 @@ def connect(address: Any) -> socket.socket:
     client.settimeout(PATIENCE)
     try:
         client.connect(address)
+        if family == socket.AF_INET:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     except BaseException:
         client.close()
         raise

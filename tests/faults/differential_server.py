@@ -67,16 +67,22 @@ def perform(handler: Any, step: list[Any]) -> Any:
     return getattr(target, method)(*data)
 
 
-def handler_of(program: dict[str, Any], log: list[Any], go: threading.Semaphore) -> type:
+current = threading.local()
+"""The connection that this thread handles, by its `number`."""
+
+
+def handler_of(program: dict[str, Any], logs: list[list[Any]], goes: list[threading.Event]) -> type:
     base = getattr(ss, program["handler"])
-    scripts = iter(program["scripts"])
+    numbers = iter(range(len(logs)))
 
     class Handler(base):  # type: ignore[misc]
         def handle(self) -> None:
-            script = next(scripts)
-            if not go.acquire(timeout=PATIENCE):
+            number = current.number = next(numbers)
+            log = logs[number]
+            say("begun")
+            if not goes[number].wait(PATIENCE):
                 log.append("no go")
-            for step in script:
+            for step in program["scripts"][number]:
                 if step[0] == "raise":
                     log.append("raises")
                     raise {"ValueError": ValueError, "OSError": OSError, "EOFError": EOFError}[
@@ -91,7 +97,7 @@ def handler_of(program: dict[str, Any], log: list[Any], go: threading.Semaphore)
 
         def finish(self) -> None:
             super().finish()
-            log.append("finished")
+            logs[current.number].append("finished")
 
     for name, value in program["handler_attributes"].items():
         setattr(Handler, name, value)
@@ -99,13 +105,13 @@ def handler_of(program: dict[str, Any], log: list[Any], go: threading.Semaphore)
 
 
 def run(program: dict[str, Any]) -> None:
-    log: list[Any] = []
-    go = threading.Semaphore(0)
+    logs: list[list[Any]] = [[] for _ in program["scripts"]]
+    goes = [threading.Event() for _ in program["scripts"]]
     base = getattr(ss, program["server"])
 
     class Server(base):  # type: ignore[misc]
         def handle_error(self, request: Any, client_address: Any) -> None:
-            log.append(["handle_error", type(sys.exc_info()[1]).__name__])
+            logs[current.number].append(["handle_error", type(sys.exc_info()[1]).__name__])
 
     if program["tells_when_done"]:
 
@@ -118,7 +124,7 @@ def run(program: dict[str, Any]) -> None:
         setattr(Server, name, value)
     with Server(
         tuple(program["address"]) if isinstance(program["address"], list) else program["address"],
-        handler_of(program, log, go),
+        handler_of(program, logs, goes),
     ) as server:
 
         def serve() -> None:
@@ -129,19 +135,19 @@ def run(program: dict[str, Any]) -> None:
                     for _ in program["scripts"]:
                         server.handle_request()
             except BaseException as error:
-                log.append(["the loop", type(error).__name__])
+                logs.append(["the loop", type(error).__name__])
 
         loop = threading.Thread(target=serve)
         loop.start()
         say(server.server_address)
-        for _ in program["scripts"]:
+        for go in goes:
             sys.stdin.readline()
-            go.release()
+            go.set()
         sys.stdin.readline()
         if program["loops"]:
             server.shutdown()
         loop.join()
-    say(log)
+    say(logs)
 
 
 if __name__ == "__main__":

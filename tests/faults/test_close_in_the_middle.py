@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ROUNDS = count(short=60, long=200)
 
 SOURCE = """
-import gc, random, socket, time
+import errno, gc, random, socket, time
 chance = random.Random(10)
 
 class Handler(Upper):
@@ -38,7 +38,9 @@ def ask(address):
             return "answered" if answer else "closed"
     except ConnectionRefusedError:
         return "refused"
-    except ConnectionError:
+    except OSError as error:
+        # Where the reset has come already, there is nothing to shut down.
+        assert isinstance(error, ConnectionError) or error.errno == errno.ENOTCONN, error
         return "closed"
 
 def clients(address):

@@ -99,11 +99,13 @@ def make_writes(chance: random.Random) -> Iterator[list[Any]]:
         yield chance.choice(kinds)()
 
 
-def make_oddities(chance: random.Random) -> Iterator[list[Any]]:
+def make_oddities(chance: random.Random, *, of_pieces: bool) -> Iterator[list[Any]]:
+    # What comes after the end that the handler itself has made depends on the pieces.
+    directions = (socket.SHUT_WR,) if of_pieces else (socket.SHUT_WR, socket.SHUT_RD)
     kinds: list[Callable[[], list[Any]]] = [
         *((lambda name=name: [name]) for name in ODD_CALLS),
         lambda: ["request.settimeout", chance.choice((None, 20, 30.5))],
-        lambda: ["request.shutdown", chance.choice((socket.SHUT_WR, socket.SHUT_RD))],
+        lambda: ["request.shutdown", chance.choice(directions)],
         lambda: ["raise", chance.choice(("ValueError", "OSError", "EOFError"))],
     ]
     while True:
@@ -121,7 +123,7 @@ ODD_CALLS = (
 def make_script(chance: random.Random, *, of_pieces: bool, unbuffered: bool) -> list[list[Any]]:
     """Return what a handler does with one connection."""
     reads = make_reads(chance, of_pieces=of_pieces, unbuffered=unbuffered)
-    writes, oddities = make_writes(chance), make_oddities(chance)
+    writes, oddities = make_writes(chance), make_oddities(chance, of_pieces=of_pieces)
     script = []
     for _ in range(chance.randrange(9)):
         kind = chance.choices((reads, writes, oddities), (6, 4, 1))[0]
@@ -153,7 +155,11 @@ def make_stream_program(chance: random.Random) -> dict[str, Any]:
             "disable_nagle_algorithm": "TCP" in server and chance.random() < 0.3,
         },
         "server_attributes": {"daemon_threads": False, "allow_reuse_address": True},
-        "tells_when_done": not of_pieces and chance.random() < 0.7,
+        # Who has gone away cannot see that the handler has done its work.
+        "tells_when_done": not of_pieces
+        and (
+            chance.random() < 0.7 or any(client["ends"] in ("close", "reset") for client in clients)
+        ),
         "loops": chance.random() < 0.7,
         "scripts": scripts,
         "clients": clients,
@@ -228,6 +234,11 @@ class Runner:
             pytest.fail(f"{self.module} has ended with status {status}: {self.errors}")
         return json.loads(line)
 
+    def _let_go(self) -> None:
+        """Let the handler of this connection begin, once it is there."""
+        assert self._hear() == "begun"
+        self._say("go")
+
     @property
     def errors(self) -> str:
         """What it wrote to its standard error so far."""
@@ -255,7 +266,7 @@ class Runner:
             sock.settimeout(PATIENCE)
             sock.connect(address)
             if client["while_handled"]:
-                self._say("go")
+                self._let_go()
             # Who has nothing more to read may have closed before all is sent.
             with contextlib.suppress(OSError) if client["while_handled"] else _nothing():
                 for piece in client["pieces"]:
@@ -267,7 +278,7 @@ class Runner:
             elif client["ends"] == "close":
                 sock.close()
             if not client["while_handled"]:
-                self._say("go")
+                self._let_go()
             if client["ends"] == "late half-close":
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_WR)
@@ -296,7 +307,7 @@ class Runner:
             sock.connect(address)
             for piece in client["pieces"]:
                 sock.send(piece.encode("latin-1"))
-            self._say("go")
+            self._let_go()
             assert self._hear() == "done"
             sock.setblocking(False)
             received = []
@@ -324,14 +335,22 @@ def _nothing() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def shortened(text: str) -> str:
+    return text if len(text) < 300 else f"{text[:100]} … {text[-100:]}"
+
+
 def comparison(program: dict[str, Any], reference: dict[str, Any], here: dict[str, Any]) -> str:
     """Return both logs, line by line, and what they are logs of."""
     there, ours = [
-        [json.dumps(one) for part in ("handlers", "clients", "errors") for one in log[part]]
+        [
+            shortened(json.dumps(one))
+            for part in ("handlers", "clients", "errors")
+            for one in log[part]
+        ]
         for log in (reference, here)
     ]
     difference = difflib.unified_diff(there, ours, "the standard library", "here", n=1000)
-    return f"{json.dumps(program)}\n" + "\n".join(difference)
+    return f"{program}\n" + "\n".join(difference)
 
 
 def seeds() -> Iterable[int]:

@@ -25,8 +25,9 @@ IN_HANDLER = (
     + """
 class Forking(Upper):
     def handle(self):
-        if self.rfile.readline() != b"fork\\n":
-            self.wfile.write(b"HELLO\\n")
+        line = self.rfile.readline()
+        if line != b"fork\\n":
+            self.wfile.write(line.upper())
             return
         pid = os.fork()
         if pid == 0:

@@ -38,18 +38,22 @@ def raising(base, place, error, armed):
     cls = type(base.__name__, (base,), {place: hook})
     return cls
 
-def ask_first(address):
+def ask_first(address, loop):
     with socket.create_connection(address, 20) as client:
-        client.sendall(b"first\\n")
-        client.shutdown(socket.SHUT_WR)
         answer = b""
         try:
-            while data := client.recv(100):
-                answer += data
-        except ConnectionError:
-            pass
-        except TimeoutError:
-            answer += b"..."
+            client.sendall(b"first\\n")
+            client.shutdown(socket.SHUT_WR)
+            while True:
+                alive = loop.is_alive()
+                if select.select([client], [], [], 0.01)[0]:
+                    if not (data := client.recv(100)):
+                        break
+                    answer += data
+                elif not alive:
+                    break  # nobody will answer
+        except OSError:
+            pass  # closed already
         return answer.decode()
 
 def ask_second(address, loop):
@@ -58,8 +62,11 @@ def ask_second(address, loop):
     except ConnectionError:
         return "refused"
     with client:
-        client.sendall(b"second\\n")
-        client.shutdown(socket.SHUT_WR)
+        try:
+            client.sendall(b"second\\n")
+            client.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # closed already
         end = time.monotonic() + 20
         while time.monotonic() < end:
             if select.select([client], [], [], 0.005)[0]:
@@ -109,12 +116,17 @@ def observe(place, error):
     loop.start()
     if place in OPEN_IN_REFERENCE:
         client = socket.create_connection(server.server_address, 20)
-        client.sendall(b"first\\n")
-        client.shutdown(socket.SHUT_WR)
+        try:
+            client.sendall(b"first\\n")
+            client.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # closed already
         first = None
     else:
         client = None
-        first = ask_first(server.server_address)
+        first = ask_first(server.server_address, loop)
+    if place == "close_request" and DISPATCH == "forks":
+        first = None  # the parent ends the connection while the child answers, or after that
     if place == "service_actions" and DISPATCH != "forks":
         loop.join(20)
     second = ask_second(server.server_address, loop)

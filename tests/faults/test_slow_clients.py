@@ -172,7 +172,7 @@ def test_with_a_limit_for_each_client_its_surplus_is_refused(
             for _ in range(count(short=100, long=2000)):
                 try:
                     answer = ask(address)
-                except ConnectionError:
+                except OSError:  # a reset, or no longer connected when it is to be shut down
                     answer = b""
                 assert answer in (b"HELLO\n", b"")
                 served += bool(answer)
