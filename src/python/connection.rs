@@ -41,6 +41,7 @@ impl Connection<'_, '_> {
         habit: &Habit,
     ) -> Result<Option<usize>, Raised> {
         self.check_time()?;
+        self.take_turns()?;
         let wanted = room.left();
         let try_first = wanted < LARGE && !habit.is_behind.load(Ordering::Relaxed);
         if try_first {
@@ -95,6 +96,7 @@ impl Connection<'_, '_> {
         habit: &Habit,
     ) -> Result<Tried, Raised> {
         self.check_time()?;
+        table.take_turns(self.0.py())?;
         let fd = self.fileno()?;
         let report = table.last_report(fd).unwrap_or_default();
         if report == 0 || habit.emptied_at.load(Ordering::Relaxed) != report {
@@ -160,6 +162,7 @@ impl Connection<'_, '_> {
     pub(super) fn send_all(self, data: &[u8]) -> Result<bool, Raised> {
         // Most answers fit into the kernel's buffer, and then nothing needs to be known of timeouts.
         self.check_time()?;
+        self.take_turns()?;
         let mut sent = 0;
         if data.len() < LARGE {
             match sys::send(self.fileno()?, data, Flow::Try) {
@@ -297,6 +300,14 @@ impl Connection<'_, '_> {
             Ok(true)
         } else {
             Err(waited_in_vain(fd, direction))
+        }
+    }
+
+    /// In a table, lets others run if the request has had its turn.
+    fn take_turns(self) -> Result<(), Raised> {
+        match in_table::current() {
+            Some(table) => table.take_turns(self.0.py()),
+            None => Ok(()),
         }
     }
 

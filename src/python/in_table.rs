@@ -59,6 +59,15 @@ impl InTable {
         self.table.park(py, self.request, None, deadline, None).map(drop)
     }
 
+    /// Lets the others run if this request has had its turn.
+    ///
+    /// # Errors
+    ///
+    /// `GreenletExit` where the request is to end.
+    pub(super) fn take_turns(&self, py: Python<'_>) -> Result<(), Raised> {
+        if self.table.is_turn_over() { self.sleep(py, Some(Instant::now())) } else { Ok(()) }
+    }
+
     fn wait(
         &self,
         py: Python<'_>,

@@ -217,16 +217,20 @@ impl Reader {
         let mut view = View::writable(buffer, "readinto1()")?;
         let Reading { mut buffer, source } = Self::reading(slf, "readinto of closed file")?;
         let target = &mut Room::over(view.bytes_mut());
-        if buffer.unread().is_empty() && target.left() > slf.get().size {
-            return Ok(source.retrying(|| source.receive(target))?);
+        let taken = buffer.take(target);
+        if target.left() > slf.get().size {
+            // Also where something was here, as `io.BufferedReader` does.
+            let received = source.retrying(|| source.receive(target))?;
+            return Ok(if taken > 0 { Some(target.filled().len()) } else { received });
         }
-        if target.left() > 0 {
+        if taken == 0 && target.left() > 0 {
             let peeked = source.retrying(|| buffer.peek(|room| source.receive(room)))?;
             if peeked.is_none() {
                 return Ok(None);
             }
+            buffer.take(target);
         }
-        Ok(Some(buffer.take(target)))
+        Ok(Some(target.filled().len()))
     }
 
     /// One line with its end; no more than `size` bytes of it.

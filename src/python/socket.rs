@@ -157,10 +157,12 @@ impl<'py> NativeSocket<'py> {
     }
 
     /// The object's descriptor, for calls that do not let other threads run.
+    ///
+    /// Closed, it has nothing to take any more: the loop, or the method that is asked next, sees why.
     fn fd(&self) -> Result<BorrowedFd<'_>, Raised> {
         let fd = fileno(&self.object)?;
         if fd < 0 {
-            return Err(std::io::Error::from_raw_os_error(libc::EBADF).into());
+            return Err(std::io::Error::from(ErrorKind::WouldBlock).into());
         }
         // SAFETY: not -1. The object is alive and attached code alone closes it; without the lock, a
         // thread that closes it meanwhile gets this call an error, as it does in `socket` itself.
