@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MODULE, DISPATCH = sys.argv[1:3]
+
+if sys.platform == "linux":
+    # PR_SET_PDEATHSIG: whoever kills the tests kills their servers, which have their own session.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 ss = importlib.import_module(MODULE)
 """The module under test."""

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from conftest import Figures
 
 AT_ONCE = 20
-ROUNDS = count(short=3, long=50)
+ROUNDS = count(short=2, long=50)
 
 SOURCE = """
-serve(server_class()(LOOPBACK, Upper))
+serve(server_class(request_queue_size=1000)(LOOPBACK, Upper))
 """
 
 

@@ -12,7 +12,7 @@ from server_process import ServerProcess, dispatches, needs_proc
 if TYPE_CHECKING:
     from conftest import Figures
 
-ROUNDS = count(short=60, long=200)
+ROUNDS = count(short=40, long=200)
 
 SOURCE = """
 import errno, gc, random, socket, time

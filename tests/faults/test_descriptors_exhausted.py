@@ -14,7 +14,7 @@ from server_process import HERE, ServerProcess, needs_proc, on_both
 if TYPE_CHECKING:
     from conftest import Figures
 
-HOW_LONG = 2.0 if LONG else 0.7
+HOW_LONG = 2.0 if LONG else 0.5
 
 FAIR_SHARE = 0.2
 """Of a processor, while nothing can be accepted: ten times of what is expected."""

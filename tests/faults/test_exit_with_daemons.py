@@ -6,7 +6,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from clients import connect
+from clients import connect, read_exactly
 from lengths import count
 from server_process import ServerProcess, dispatches, needs_proc
 
@@ -32,7 +32,7 @@ def talk(address: Any, writes: bool, began: threading.Event) -> None:
     with contextlib.suppress(OSError), connect(address) as client:
         while True:
             client.sendall(b"big 3000000\n" if writes else b"hello\n" * 50)
-            if not client.recv(1000):
+            if not (client.recv(1000) if writes else read_exactly(client, 300)):
                 return
             began.set()
 
