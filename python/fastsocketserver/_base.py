@@ -83,8 +83,8 @@ class BaseServer:
 
     timeout: float | None = None
     quiet_disconnects: bool = False
-    # What the core asks every server for; documented at the classes that make something of it. Asking
-    # for what is not there would take an exception.
+    # What the core asks every server for, documented at the classes that make something of it: to
+    # ask for what is not there takes an exception.
     max_threads: int | None = None
     max_connections: int | None = None
     max_connections_per_client: int | None = None

@@ -67,19 +67,6 @@ _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
 """How `fork(2)` fails where it may work later."""
 
 
-def _process_to_the_end(
-    server: BaseServer, request: RequestType, client_address: AddressType
-) -> None:
-    """What a request that runs beside the loop does."""
-    try:
-        server.finish_request(request, client_address)
-    except Exception:
-        server._find_engine().note_failure(request)
-        server.handle_error(request, client_address)
-    finally:
-        server.shutdown_request(request)
-
-
 def _start(thread: threading.Thread) -> bool:
     """Start `thread`; false where the system starts no more."""
     try:
@@ -116,7 +103,13 @@ class ThreadingMixIn(_Server):
 
     def process_request_thread(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request, and close it; this runs in the request's thread."""
-        _process_to_the_end(self, request, client_address)
+        try:
+            self.finish_request(request, client_address)
+        except Exception:
+            self._find_engine().note_failure(request)
+            self.handle_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
 
     def process_request(self, request: RequestType, client_address: AddressType) -> None:
         """Start a thread that runs `process_request_thread()`."""
@@ -353,7 +346,17 @@ class GreenletMixIn(_Server):
 
     def process_request_greenlet(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request, and close it; this runs in the request's greenlet."""
-        _process_to_the_end(self, request, client_address)
+        try:
+            self.finish_request(request, client_address)
+            self.shutdown_request(request)
+        except BaseException as error:
+            self._find_engine().note_failure(request)
+            try:
+                if not isinstance(error, Exception):
+                    raise
+                self.handle_error(request, client_address)
+            finally:
+                self.shutdown_request(request)
 
     def process_request(self, request: RequestType, client_address: AddressType) -> None:
         """Begin a greenlet that runs `process_request_greenlet()`."""

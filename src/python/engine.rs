@@ -227,8 +227,6 @@ impl Engine {
         }
         if !table.is_driven() {
             table.finish(py, 0)?;
-            // A thread that ends does not come back for it.
-            self.tables().retain(|other| !Arc::ptr_eq(other, &table));
         }
         Ok(())
     }
@@ -237,6 +235,8 @@ impl Engine {
     fn leave_table(&self) {
         self.finishing.fetch_sub(1, Ordering::Relaxed);
         self.own_tables().iter().for_each(|table| table.tell_idle());
+        // A thread that ends does not come back for its table.
+        self.tables().retain(|table| !table.is_here() || table.is_busy());
     }
 
     /// Waits until no request is unfinished in a greenlet, wherever it runs, and the threads that have

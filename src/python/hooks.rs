@@ -329,9 +329,30 @@ impl<'py> Hooks<'py> {
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
-        let Err(error) = self.process_request(request, client_address) else {
-            return Ok(());
-        };
+        let processed = self.process_request(request, client_address);
+        self.unless_failed(processed, request, client_address)
+    }
+
+    /// What `process_request_greenlet` does where nobody has overridden it: as without greenlets, an
+    /// exception of the last step is handled too.
+    fn process_here(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let processed = self.finish_and_shut_down(request, client_address);
+        self.unless_failed(processed, request, client_address)
+    }
+
+    // Not part of the frame of a handler that waits in a greenlet.
+    #[inline(never)]
+    fn unless_failed(
+        &self,
+        processed: PyResult<()>,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let Err(error) = processed else { return Ok(()) };
         self.note_failure(request)?;
         self.give_up(error, request, client_address)
     }
@@ -351,13 +372,12 @@ impl<'py> Hooks<'py> {
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
         match self.method(&self.defaults.process_request_greenlet)? {
-            Method::Own(_) => self.process_to_the_end(request, client_address),
+            Method::Own(_) => self.process_here(request, client_address),
             Method::Other(process) => call(&process, (request, client_address)).map(drop),
         }
     }
 
-    /// What `process_request_thread` and `process_request_greenlet` do where nobody has overridden
-    /// them.
+    /// What `process_request_thread` does where nobody has overridden it.
     pub(super) fn process_to_the_end(
         &self,
         request: &Bound<'py, PyAny>,
@@ -427,13 +447,19 @@ impl<'py> Hooks<'py> {
             Method::Own(Owner::Greenlet) => {
                 return Engine::begin_in_greenlet(&self.server, request, client_address);
             }
-            Method::Own(_) => {
-                self.finish_request(request, client_address)?;
-                return self.shutdown_request(request);
-            }
+            Method::Own(_) => return self.finish_and_shut_down(request, client_address),
             Method::Other(process) => process,
         };
         call(&process, (request, client_address)).map(drop)
+    }
+
+    fn finish_and_shut_down(
+        &self,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        self.finish_request(request, client_address)?;
+        self.shutdown_request(request)
     }
 
     fn finish_request(

@@ -50,6 +50,10 @@ pub(super) fn recv<'py>(
     }
     let size = usize::try_from(bufsize)
         .map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
+    if size == 0 {
+        // Nothing has to come for that.
+        return Ok(PyBytes::new(socket.py(), b"").into_any());
+    }
     let bytes = filled(socket.py(), size, |target| receive(socket, target, is_whole))?;
     Ok(bytes.ok_or_else(would_block)?.into_any())
 }
@@ -79,6 +83,9 @@ pub(super) fn recv_into<'py>(
         return Err(PyValueError::new_err("buffer too small for requested bytes"));
     }
     let size = if size == 0 { target.len() } else { size };
+    if size == 0 {
+        return Ok(0_usize.into_pyobject(py)?.into_any());
+    }
     let length =
         receive(socket, &mut Room::over(&mut target[..size]), is_whole)?.ok_or_else(would_block)?;
     Ok(length.into_pyobject(py)?.into_any())

@@ -200,6 +200,12 @@ impl Table {
         !self.state().hubs.is_empty()
     }
 
+    /// Whether a loop goes on with it, or requests are left.
+    pub(super) fn is_busy(&self) -> bool {
+        let state = self.state();
+        !(state.hubs.is_empty() && state.requests.is_empty())
+    }
+
     /// The number of the last request that has begun.
     pub(super) fn last_request(&self) -> RequestId {
         self.state().last_request
