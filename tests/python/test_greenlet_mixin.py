@@ -523,6 +523,39 @@ def test_shutting_down_a_request_ends_a_wait_to_send(ours: Variant) -> None:
     assert with_request_of_another(ours, SENDING["sendall"], shut) == errno.EPIPE
 
 
+@pytest.mark.parametrize("call", ["recv", "sendall", "rfile", "wfile"])
+def test_a_request_that_never_has_to_wait_lets_others_have_their_turn(
+    ours: Variant, call: str
+) -> None:
+    """Two clients have sent all that they will before the first is taken."""
+    seen: list[Any] = []
+
+    class Handler(ours.StreamRequestHandler):
+        rbufsize = 1
+
+        def handle(self) -> None:
+            calls: dict[str, Callable[[], Any]] = {
+                "recv": lambda: self.request.recv(1),
+                "sendall": lambda: self.request.sendall(b"x"),
+                "rfile": lambda: self.rfile.read(1),
+                "wfile": lambda: self.wfile.write(b"x"),
+            }
+            for _ in range(300):
+                calls[call]()
+                seen.append(self.client_address)
+
+    with (
+        ours.GreenletTCPServer(LOOPBACK, Handler) as server,
+        connect(server.server_address) as first,
+        connect(server.server_address) as second,
+    ):
+        first.sendall(b"x" * 300)
+        second.sendall(b"x" * 300)
+        with serving(server):
+            wait_until(lambda: len(seen) == 600, "both to be handled")
+        assert seen.index(second.getsockname()) < 300
+
+
 def test_a_client_that_ends_its_direction_is_answered(ours: Variant) -> None:
     def act(handler: Any) -> None:
         lines = [handler.rfile.readline(), handler.rfile.read(), handler.rfile.readline()]
