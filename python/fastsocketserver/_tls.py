@@ -113,9 +113,10 @@ class RequestSSLSocket(ssl.SSLSocket):
         super()._real_close()  # type: ignore[misc]
 
 
-def accept(listener: socket.socket) -> tuple[socket.socket, Any]:
+def accept(listener: Any) -> tuple[Any, Any]:
     """Accept a connection, without TLS yet."""
-    return socket.socket.accept(listener)
+    is_tls = isinstance(listener, ssl.SSLSocket)
+    return socket.socket.accept(listener) if is_tls else listener.accept()
 
 
 def secure(server: TCPServer, listener: Any, request: socket.socket) -> ssl.SSLSocket:

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,7 +24,6 @@ use super::table::Table;
 use super::threads::RequestThreads;
 use crate::control::Limits;
 use crate::event_loop::{self, Admission, Progress, Readiness, Selector, Service, Source, shorter};
-use crate::sys;
 use crate::wait::{Blocking, Wait};
 use crate::waker::Waker;
 
@@ -175,29 +174,16 @@ impl Engine {
     fn stats(&self, server: &Bound<'_, PyAny>) -> PyResult<StatsRow> {
         let (py, ledger) = (server.py(), self.ledger());
         let listener = server.getattr_opt(intern!(py, "socket"))?;
-        let listener = listener.and_then(|listener| socket::descriptor(&listener));
-        // SAFETY: `server` keeps the socket alive, and attached code alone closes it.
-        #[allow(unsafe_code)]
-        let dropped =
-            listener.map(|fd| sys::dropped_packets(unsafe { BorrowedFd::borrow_raw(fd) }));
-        let is_waited_for = || {
-            listener
-                .is_some_and(|fd| matches!(Blocking.readable(fd, Some(Duration::ZERO)), Ok(true)))
-        };
-        let queue_age = ledger.closed_for().filter(|_| is_waited_for()).unwrap_or_default();
+        let dropped = listener.as_ref().map_or(0, socket::dropped_packets);
+        let fd = listener.as_ref().and_then(socket::descriptor);
+        let queue_age = ledger.closed_for().filter(|_| fd.is_some_and(is_readable));
         let stats = ledger.stats(py);
-        let idle_threads = self.threads.count_idle();
         Ok((
-            (
-                stats.accepted,
-                stats.received,
-                stats.truncated,
-                dropped.and_then(Result::ok).unwrap_or(0),
-            ),
+            (stats.accepted, stats.received, stats.truncated, dropped),
             (stats.active, stats.parked, stats.finished, stats.failed, stats.refused),
             stats.accept_errors,
-            idle_threads,
-            queue_age.as_secs_f64(),
+            self.threads.count_idle(),
+            queue_age.unwrap_or_default().as_secs_f64(),
         ))
     }
 
@@ -493,6 +479,11 @@ fn valid_descriptor(fileno: &Bound<'_, PyAny>, server: &Bound<'_, PyAny>) -> PyR
     }
 }
 
+/// Whether `fd` can be read at this moment.
+fn is_readable(fd: RawFd) -> bool {
+    matches!(Blocking.readable(fd, Some(Duration::ZERO)), Ok(true))
+}
+
 /// What `stats` returns, in pieces: counts of taken requests, of what has become of them, errors,
 /// threads, seconds.
 type StatsRow =
@@ -565,8 +556,7 @@ impl<'py> Serving<'py> {
 
     /// Whether connections wait in the kernel's queue.
     fn is_waited_for(&self) -> bool {
-        let fd = self.watched.as_ref().map(|watched| watched.source.fd);
-        fd.is_some_and(|fd| matches!(Blocking.readable(fd, Some(Duration::ZERO)), Ok(true)))
+        self.watched.as_ref().is_some_and(|watched| is_readable(watched.source.fd))
     }
 }
 

@@ -10,14 +10,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyWeakrefMethods, PyWeakrefReference};
-use socket2::SockRef;
 
 use super::socket;
 pub(super) use crate::control::Taken as Kind;
@@ -283,16 +280,11 @@ impl Ledger {
     pub(super) fn end_all(&self, py: Python<'_>) -> usize {
         let lines = self.lines(py);
         for (_, _, _, request) in &lines {
-            let Some(request) = request else { continue };
-            let fd = socket::descriptor(request.bind(py));
-            if let Some(fd) = fd.filter(|_| Kind::of(request.bind(py)) == Kind::Connection) {
-                // SAFETY: `request` keeps it open, unless its owner closes it at this moment, on a
-                // build without the lock: then this fails, or ends another connection as its owner's
-                // own call would.
-                #[allow(unsafe_code)]
-                let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-                // It may have ended meanwhile.
-                let _ = SockRef::from(&fd).shutdown(Shutdown::Both);
+            if let Some(request) = request {
+                let request = request.bind(py);
+                if Kind::of(request) == Kind::Connection {
+                    socket::end(request);
+                }
             }
         }
         lines.len()

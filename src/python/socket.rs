@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 
 use pyo3::intern;
@@ -19,6 +20,7 @@ use super::table;
 use crate::address::Address;
 use crate::batch::Batch;
 use crate::listener;
+use crate::sys;
 
 /// A server's own socket, where the core may take requests from it without asking it.
 ///
@@ -231,6 +233,29 @@ pub(super) fn descriptor(request: &Bound<'_, PyAny>) -> Option<RawFd> {
         return None;
     }
     fileno(request).ok().filter(|&fd| fd >= 0)
+}
+
+/// How many datagrams the kernel had no room for, 0 where it does not tell.
+pub(super) fn dropped_packets(socket: &Bound<'_, PyAny>) -> u32 {
+    with_descriptor(socket, |fd| sys::dropped_packets(fd).unwrap_or_default()).unwrap_or_default()
+}
+
+/// Shuts a connection down in both directions: whoever reads from it or writes to it sees that.
+pub(super) fn end(socket: &Bound<'_, PyAny>) {
+    with_descriptor(socket, |fd| {
+        // It may have ended meanwhile.
+        let _ = SockRef::from(&fd).shutdown(Shutdown::Both);
+    });
+}
+
+fn with_descriptor<T>(
+    socket: &Bound<'_, PyAny>,
+    call: impl FnOnce(BorrowedFd<'_>) -> T,
+) -> Option<T> {
+    let fd = descriptor(socket)?;
+    // SAFETY: not -1. The object is alive and attached code alone closes it; without the lock, a
+    // thread that closes it meanwhile gets this call an error, as it does in `socket` itself.
+    Some(call(unsafe { BorrowedFd::borrow_raw(fd) }))
 }
 
 /// The timeout of a plain socket, in seconds.
