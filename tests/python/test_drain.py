@@ -386,7 +386,8 @@ def test_resume_wakes_the_loop(dispatch: str) -> None:
     with serving(server := server_of(dispatch), None), client_of(server) as client:  # type: ignore[arg-type]
         assert say(client) == b"HELLO\n"
         client.shutdown(socket.SHUT_RDWR)
-        settled(server)
+        if dispatch == "inline":
+            settled(server)
         server.pause()
         with client_of(server) as waiting:
             waiting.sendall(b"hello\n")
@@ -410,9 +411,10 @@ def test_pause_before_serving_and_twice(dispatch: str) -> None:
 
 
 def test_a_paused_server_can_be_shut_down(dispatch: str) -> None:
-    with running(dispatch) as server, client_of(server):
+    with running(dispatch) as server:
         server.pause()
-        assert server.shutdown(drain=LONG) == 0
+        with client_of(server):
+            assert server.shutdown(drain=LONG) == 0
 
 
 @pytest.mark.parametrize("dispatch", [name for name in SERVERS if name != "greenlets"])
