@@ -453,7 +453,9 @@ def test_no_time_to_finish(dispatch: str) -> None:
         client.sendall(b"hel")
         wait_until_taken(server, dispatch)
         status, output, _ = server.stop(signal.SIGTERM)
-        assert (status, output) == (0, "1 cut short\nstopped\n")
+        assert status == 0
+        # The child of the other client may not have ended yet.
+        assert re.fullmatch(r"[12] cut short\nstopped\n", output)
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)
