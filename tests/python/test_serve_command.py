@@ -10,14 +10,16 @@ import select
 import shlex
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import trustme
 from conftest import DEADLINE, wait_until
 
 if TYPE_CHECKING:
@@ -391,6 +393,216 @@ def test_socket_file_may_be_gone(tmp_path: Path) -> None:
     with Server(bind=f"unix:{path}") as server:
         path.unlink()
         assert server.stop() == (0, "stopped\n", "")
+
+
+# Draining, limits, TLS, figures
+
+FINISHING = "finishing 1 request, in 60 s at most; Ctrl-C ends them at once"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_the_first_signal_lets_requests_finish(dispatch: str, number: int) -> None:
+    with (
+        Server("--dispatch", dispatch, "--drain", "60") as server,
+        server.connect() as client,
+    ):
+        client.sendall(b"hel")
+        wait_until_taken(server, dispatch)
+        server.process.send_signal(number)
+        assert server.read_line() == FINISHING
+        client.sendall(b"lo\n")
+        assert client.recv(100) == b"HELLO\n"
+        assert server.wait() == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_the_second_signal_ends_them_at_once(dispatch: str, number: int) -> None:
+    with (
+        Server("--dispatch", dispatch, "--drain", "60") as server,
+        server.connect() as client,
+    ):
+        client.sendall(b"hel")
+        wait_until_taken(server, dispatch)
+        server.process.send_signal(number)
+        assert server.read_line() == FINISHING
+        status, output, _ = server.stop(number)
+        assert (status, output) == (0, "stopped\n")
+        with contextlib.suppress(ConnectionResetError):
+            client.recv(100)
+        wait_until(lambda: not server.has_processes(), "the processes of the server to end")
+
+
+def wait_until_taken(server: Server, dispatch: str) -> None:
+    """Wait until the request of the only client is being handled."""
+    if dispatch == "sync":
+        stat = Path(f"/proc/{server.process.pid}/stat")
+        if stat.exists():
+            wait_until(
+                lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "the handler to wait"
+            )
+        return
+    # What comes after it has been answered.
+    assert server.ask() == b"HELLO\n"
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_no_time_to_finish(dispatch: str) -> None:
+    with Server("--dispatch", dispatch, "--drain", "0") as server, server.connect() as client:
+        client.sendall(b"hel")
+        wait_until_taken(server, dispatch)
+        status, output, _ = server.stop(signal.SIGTERM)
+        assert status == 0
+        # The child of the other client may not have ended yet.
+        assert re.fullmatch(r"[12] cut short\nstopped\n", output)
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_nothing_is_said_where_there_is_nothing_to_finish(dispatch: str) -> None:
+    with Server("--dispatch", dispatch) as server:
+        assert server.ask() == b"HELLO\n"
+        assert server.stop() == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_a_line_about_what_has_been_done(dispatch: str) -> None:
+    with Server("--dispatch", dispatch, "--stats", "0.05") as server:
+        assert server.ask() == b"HELLO\n"
+        wait_until(
+            lambda: server.read_line().startswith("accepted 1, active 0, finished 1"),
+            "the line that tells of the request",
+        )
+        status, _, errors = server.stop()
+        assert (status, errors) == (0, "")
+
+
+@pytest.mark.parametrize("dispatch", ["threads", "greenlets"])
+def test_requests_beyond_max_threads_wait(dispatch: str) -> None:
+    with (
+        Server("--dispatch", dispatch, "--max-threads", "1") as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
+        second.sendall(b"second\n")
+        assert not select.select([second], [], [], 0.1)[0]
+        first.sendall(b"first\n")
+        assert first.recv(100) == b"FIRST\n"
+        assert second.recv(100) == b"SECOND\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_max_threads_is_a_number_of_children_with_forks() -> None:
+    with (
+        Server("--dispatch", "forks", "--max-threads", "1") as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
+        second.sendall(b"second\n")
+        assert not select.select([second], [], [], 0.1)[0]
+        first.sendall(b"first\n")
+        assert first.recv(100) == b"FIRST\n"
+        assert second.recv(100) == b"SECOND\n"
+
+
+@pytest.mark.parametrize("dispatch", ["threads", "forks", "greenlets"])
+def test_connections_beyond_max_connections_wait(dispatch: str) -> None:
+    with (
+        Server("--dispatch", dispatch, "--max-connections", "1") as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
+        second.sendall(b"second\n")
+        assert not select.select([second], [], [], 0.1)[0]
+        first.sendall(b"first\n")
+        assert first.recv(100) == b"FIRST\n"
+        assert second.recv(100) == b"SECOND\n"
+
+
+@pytest.mark.parametrize("dispatch", ["threads", "forks", "greenlets"])
+def test_connections_beyond_those_of_one_client_are_closed(dispatch: str) -> None:
+    with (
+        Server("--dispatch", dispatch, "--max-connections-per-client", "1") as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
+        assert second.recv(100) == b""
+        first.sendall(b"first\n")
+        assert first.recv(100) == b"FIRST\n"
+
+
+@pytest.mark.parametrize("option", ["--idle-timeout", "--request-deadline"])
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_a_silent_client_is_told_of_in_one_line(dispatch: str, option: str) -> None:
+    with Server("--dispatch", dispatch, option, "0.05") as server, server.connect() as client:
+        assert client.recv(100) == b""
+        status, output, errors = server.stop()
+        assert (status, output) == (0, "stopped\n")
+        assert re.fullmatch(r"\('127.0.0.1', \d+\) went away: timed out\n", errors)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path, Path, Path]:
+    """Return an authority, and files with a certificate, with its key, and with both."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    folder = tmp_path_factory.mktemp("certificate")
+    chain, key, both = folder / "chain.pem", folder / "key.pem", folder / "both.pem"
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(chain, append=True)
+    issued.private_key_pem.write_to_path(key)
+    issued.private_key_and_cert_chain_pem.write_to_path(both)
+    return authority, chain, key, both
+
+
+@pytest.mark.parametrize("files", ["two", "one"])
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_tls(dispatch: str, files: str, certificate: Any) -> None:
+    authority, chain, key, both = certificate
+    options = ["--certificate", chain, "--key", key] if files == "two" else ["--certificate", both]
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with Server("--dispatch", dispatch, *map(str, options)) as server:
+        with (
+            server.connect() as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
+        ):
+            client.sendall(b"hello\n")
+            assert client.recv(100) == b"HELLO\n"
+        assert server.stop() == (0, "stopped\n", "")
+
+
+def test_certificate_without_its_key(certificate: Any) -> None:
+    _, chain, key, _ = certificate
+    for options in ([chain], [key], [chain.with_name("none.pem")], [chain, "--key", chain]):
+        status, output, errors = serve("--certificate", *map(str, options))
+        assert (status, output) == (2, "")
+        assert re.fullmatch(
+            rf"fastsocketserver serve: cannot use the certificate {options[0]}: .+\n", errors
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--key key.pem", "--key is of no use without --certificate"),
+        ("--udp --certificate c.pem", "there is no TLS over datagrams: --certificate with --udp"),
+        *(
+            (f"{option} {value}", f"argument {option}: invalid number, 1 or more value: '{value}'")
+            for option in ("--max-threads", "--max-connections", "--max-connections-per-client")
+            for value in ("0", "-1", "x", "1.5", "")
+        ),
+        *(
+            (f"{option} {value}", f"argument {option}: invalid number of seconds value: '{value}'")
+            for option in ("--idle-timeout", "--request-deadline", "--drain", "--stats")
+            for value in ("x", "-1", "nan", "inf")
+        ),
+    ],
+)
+def test_values_that_are_none(arguments: str, reason: str) -> None:
+    status, output, errors = serve(*arguments.split(" "))
+    assert (status, output) == (2, "")
+    assert errors == f"fastsocketserver serve: {reason}\n"
 
 
 # Addresses that cannot be listened on
