@@ -13,11 +13,13 @@ __all__ = [
     "RequestHandle",
     "SocketFile",
     "Writer",
+    "begin_line",
     "call_program",
     "check_greenlets",
     "close",
     "declare_accepted_socket",
     "declare_defaults",
+    "end_line",
     "finish_request",
     "forget_descriptor",
     "forget_threads",
@@ -252,6 +254,9 @@ class RequestHandle:
 
     def _set_done(self) -> None: ...
 
+def begin_line(fd: int) -> None:
+    """Count the time of a line that is read from a descriptor, until `end_line()`."""
+
 def call_program(callable: Callable[..., object], args: tuple[Any, ...]) -> bool:
     """Call `callable(*args)` as the interpreter calls a program; false when it raised.
 
@@ -274,6 +279,9 @@ def declare_accepted_socket(class_: type[socket]) -> None:
 
 def declare_defaults(base: type, tcp: type, udp: type, threading: type, greenlet: type) -> None:
     """Tell which methods are the package's own; called once, when its classes are defined."""
+
+def end_line(fd: int) -> None:
+    """End what `begin_line()` has begun."""
 
 def finish_request(server: Any, request: Any, client_address: Any) -> None:
     """Do what `BaseServer.finish_request()` does: a TLS handshake that is due, and the handler."""

@@ -122,11 +122,17 @@ class ThreadingMixIn(_Server):
         )
         thread.daemon = self.daemon_threads
         self._threads.append(thread)
-        while not _start(thread):
-            if self._BaseServer__shutdown_request:  # type: ignore[attr-defined]
-                raise RuntimeError("can't start new thread")
-            self._find_engine().report("threads", _NO_THREAD)
-            self._find_engine().wait_for_end(_RETRY_INTERVAL)
+        try:
+            while not _start(thread):
+                if self._BaseServer__shutdown_request:  # type: ignore[attr-defined]
+                    raise RuntimeError("can't start new thread")
+                self._find_engine().report("threads", _NO_THREAD)
+                self._find_engine().wait_for_end(_RETRY_INTERVAL)
+        except BaseException:
+            # Nobody can wait for what has not been started.
+            if isinstance(self._threads, _Threads):
+                self._threads.reap()
+            raise
 
     def server_close(self) -> None:
         """Close the server, then wait for the request threads if `block_on_close` is true."""
@@ -177,9 +183,12 @@ if hasattr(os, "fork"):
                     break
                 else:
                     self.__forget_child(pid, status)
-            for pid in self.active_children.copy():
+            self.__collect(0 if blocking else os.WNOHANG)
+
+        def __collect(self, options: int) -> None:
+            for pid in (self.active_children or set()).copy():
                 try:
-                    ended, status = os.waitpid(pid, 0 if blocking else os.WNOHANG)
+                    ended, status = os.waitpid(pid, options)
                 except ChildProcessError:
                     ended, status = pid, 0
                 except OSError:
@@ -193,7 +202,8 @@ if hasattr(os, "fork"):
             self._find_engine().child_ended(pid, status != 0)
 
         def _collect_ended(self) -> bool:
-            self.collect_children()
+            # collect_children() would wait where there are max_children.
+            self.__collect(os.WNOHANG)
             return bool(self.active_children)
 
         def _end_children(self) -> None:

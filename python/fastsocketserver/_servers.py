@@ -57,8 +57,8 @@ class TCPServer(BaseServer):
     allow_reuse_port: bool = False
     disable_nagle_algorithm: bool = True
     unlink_on_close: bool = False
-    # The device and inode of a Unix socket's file, as long as it is to be removed.
-    _own_file: tuple[int, int] | None = None
+    # The device and inode of a Unix socket's file, as long as it is to be removed, and by whom.
+    _own_file: tuple[int, int, int] | None = None
 
     if TYPE_CHECKING:
         socket: _Socket
@@ -94,7 +94,7 @@ class TCPServer(BaseServer):
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         if self.unlink_on_close and (path := _path_of(self.server_address)):
-            self._own_file = _identify(path)
+            self._own_file = (*_identify(path), os.getpid())
 
     def server_activate(self) -> None:
         """Listen."""
@@ -105,7 +105,8 @@ class TCPServer(BaseServer):
         self.socket.close()
         self._wake()
         own_file = self.__dict__.pop("_own_file", None)
-        if own_file is not None and _identify(self.server_address) == own_file:
+        # A forked child is not the one that has bound it.
+        if own_file is not None and (*_identify(self.server_address), os.getpid()) == own_file:
             os.unlink(self.server_address)
 
     def fileno(self) -> int:
@@ -126,7 +127,14 @@ class TCPServer(BaseServer):
         request, client_address = (tls.accept if tls else _accept)(listener)
         if self.disable_nagle_algorithm:
             _disable_nagle(request)
-        return (tls.secure(self, listener, request) if tls else request), client_address
+        if tls is None:
+            return request, client_address
+        try:
+            return tls.secure(self, listener, request), client_address
+        except Exception as error:
+            self.handle_error(request, client_address)
+            self.shutdown_request(request)
+            raise OSError(f"no TLS over this connection: {error}") from error
 
     def shutdown_request(self, request: RequestType) -> None:
         """Tell the client that nothing more will come, then close the connection."""
@@ -192,12 +200,12 @@ def _path_of(address: Any) -> Any:
     return address if is_path else None
 
 
-def _identify(path: Any) -> tuple[int, int] | None:
-    """What tells the file at `path` from another that takes its place; `None` without a file."""
+def _identify(path: Any) -> tuple[int, int]:
+    """What tells the file at `path` from another that takes its place."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        return None
+        return 0, 0
     return found.st_dev, found.st_ino
 
 

@@ -6,8 +6,10 @@ Imported only when a program has imported `ssl`.
 from __future__ import annotations
 
 import functools
+import io
 import socket
 import ssl
+import weakref
 from time import monotonic
 
 from . import _core
@@ -23,6 +25,24 @@ if TYPE_CHECKING:
 
 _programs_class = ssl.SSLContext.sslsocket_class
 """What `SSLContext.wrap_socket()` makes everywhere else."""
+
+
+class _LineFile(io.BufferedReader):
+    """A file to read from whose lines each have the request's time but once."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        fd = self.fileno()
+        _core.begin_line(fd)
+        try:
+            return super().readline(size)
+        finally:
+            _core.end_line(fd)
+
+    def __next__(self) -> bytes:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
 
 
 class RequestSSLSocket(ssl.SSLSocket):
@@ -41,6 +61,14 @@ class RequestSSLSocket(ssl.SSLSocket):
         """Do the handshake that is due, within so many seconds."""
         self.handshake_due = False
         self._finish("handshake", timeout, lambda: self._sslobj.do_handshake())  # type: ignore[attr-defined]
+
+    def makefile(self, mode: str = "r", buffering: int | None = None, **options: Any) -> Any:
+        """Return a file over the connection, as `socket.socket.makefile()` does."""
+        if mode != "rb" or buffering == 0:
+            return super().makefile(mode, buffering, **options)  # type: ignore[call-overload]
+        raw: Any = super().makefile("rb", 0)
+        size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
+        return _LineFile(raw, size)
 
     def settimeout(self, value: float | None, /) -> None:
         """Have operations raise `TimeoutError` after so many seconds; `None` for never."""
@@ -137,14 +165,15 @@ def secure(server: TCPServer, listener: Any, request: socket.socket) -> ssl.SSLS
         wrapped.settimeout(request.gettimeout() if request.fileno() != -1 else None)
     else:
         wrapped = context.wrap_socket(request, **options)
-        wrapped.complete_handshake = functools.partial(_complete_handshake, wrapped)
+        wrapped.complete_handshake = functools.partial(_complete_handshake, weakref.ref(wrapped))
     wrapped.handshake_due = is_own or listener.do_handshake_on_connect
     return wrapped  # type: ignore[no-any-return]
 
 
-def _complete_handshake(request: ssl.SSLSocket, timeout: float | None) -> None:
+def _complete_handshake(found: Callable[[], Any], timeout: float | None) -> None:
     """Do what `RequestSSLSocket` does, for a class that a program has chosen."""
-    request.handshake_due = False  # type: ignore[attr-defined]
+    request = found()
+    request.handshake_due = False
     own = request.gettimeout()
     request.settimeout(timeout)
     request.do_handshake()

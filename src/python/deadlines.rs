@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ use crate::wait::Direction;
 /// What one request must keep to.
 #[derive(Debug, Default)]
 struct Limits {
+    /// What no other request has.
+    number: u64,
     /// When the whole request must be over.
     end: Option<Instant>,
     /// How long one wait for the client may be.
@@ -35,9 +37,15 @@ static LIMITED: Mutex<BTreeMap<RawFd, Limits>> = Mutex::new(BTreeMap::new());
 /// How many there are.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
+/// The number of the last one.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
 /// Keeps a request to its deadlines until it is dropped.
 #[derive(Debug)]
-pub(super) struct Limited(RawFd);
+pub(super) struct Limited {
+    fd: RawFd,
+    number: u64,
+}
 
 /// Has the waits of a request of `server` end in time; `None` where they need not.
 ///
@@ -61,14 +69,20 @@ pub(super) fn begin(
         return Ok(None);
     }
     let end = end.and_then(|end| Instant::now().checked_add(end));
-    limited.insert(fd, Limits { end, idle, ..Limits::default() });
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    limited.insert(fd, Limits { number, end, idle, ..Limits::default() });
     COUNT.store(limited.len(), Ordering::Relaxed);
-    Ok(Some(Limited(fd)))
+    Ok(Some(Limited { fd, number }))
 }
 
 impl Drop for Limited {
     fn drop(&mut self) {
-        forget(self.0);
+        let mut limited = limited();
+        // The handler may have closed its connection, and another request may have its descriptor.
+        if limited.get(&self.fd).is_some_and(|limits| limits.number == self.number) {
+            limited.remove(&self.fd);
+        }
+        COUNT.store(limited.len(), Ordering::Relaxed);
     }
 }
 
@@ -85,7 +99,7 @@ pub(super) fn next(fd: RawFd, direction: Direction) -> Option<Instant> {
         return None;
     }
     let limited = limited();
-    let Limits { end, idle, line, is_stuck } = limited.get(&fd)?;
+    let Limits { end, idle, line, is_stuck, .. } = limited.get(&fd)?;
     let now = Instant::now();
     let since = match direction {
         Direction::Readable => line.unwrap_or(now),
@@ -128,6 +142,22 @@ pub(super) fn line(fd: impl FnOnce() -> PyResult<RawFd>) -> LineTime {
 impl Drop for LineTime {
     fn drop(&mut self) {
         set_line(self.0, None);
+    }
+}
+
+/// Begins to count a line's time, for a file that Python reads it by; until `end_line`.
+#[pyfunction]
+pub(super) fn begin_line(fd: RawFd) {
+    if is_any() {
+        set_line(Some(fd), Some(Instant::now()));
+    }
+}
+
+/// Ends what `begin_line` has begun.
+#[pyfunction]
+pub(super) fn end_line(fd: RawFd) {
+    if is_any() {
+        set_line(Some(fd), None);
     }
 }
 

@@ -100,9 +100,7 @@ impl Engine {
         let py = server.py();
         let table = if hooks::has_table(server)? { Some(self.table()) } else { None };
         let former = table.as_ref().map_or(0, |table| table.last_request());
-        if table.is_none() {
-            self.await_admission(server, None)?;
-        }
+        self.await_admission(server, None)?;
         self.note(Intake::new(server).handle_request_noblock()?);
         match table {
             // The request has yet to begin; a loop, where there is one, will go on with it.
@@ -325,8 +323,11 @@ impl Engine {
         deadline: Option<Instant>,
     ) -> PyResult<bool> {
         let py = server.py();
+        // Without a loop, no request in a greenlet goes on while this waits for one to end.
+        let has_table = hooks::has_table(server)?;
         loop {
-            if self.admits(server, limits::of(server)?)? {
+            let limits = if has_table { Limits::default() } else { limits::of(server)? };
+            if self.admits(server, limits)? {
                 return Ok(true);
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -453,11 +454,9 @@ pub(super) fn wait_readable(server: &Bound<'_, PyAny>, timeout: Option<f64>) -> 
     let timeout = timeout.map(duration).transpose()?;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     // A server that has no engine yet has no request.
-    if !hooks::has_table(server)? {
-        if let Some(engine) = Engine::present(server)? {
-            if !engine.get().await_admission(server, deadline)? {
-                return Ok(false);
-            }
+    if let Some(engine) = Engine::present(server)? {
+        if !engine.get().await_admission(server, deadline)? {
+            return Ok(false);
         }
     }
     loop {
@@ -605,7 +604,10 @@ impl Service for Serving<'_> {
         }
         // Who has sent nothing must not stop those who have.
         let is_full = |ledger: &Ledger| {
-            self.limits.open.is_some_and(|limit| ledger.control().state().open() >= limit)
+            let state = ledger.control().state();
+            !state.paused
+                && state.active() < limit
+                && self.limits.open.is_some_and(|limit| state.open() >= limit)
         };
         if is_full(&ledger) && self.is_waited_for() && self.intake.give_up_oldest()? {
             return self.admission();

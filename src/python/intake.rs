@@ -170,7 +170,16 @@ impl<'py> Intake<'py> {
     fn pass_on(&mut self, arrival: &Arrival<'py>) -> PyResult<()> {
         let (py, ledger) = (self.py(), Engine::of(self.hooks.server())?.get().ledger());
         let Arrival { request, client_address, kind, .. } = arrival;
-        let (client, is_surplus) = self.client(client_address, &ledger)?;
+        let (client, is_surplus) = match self.client(client_address, &ledger) {
+            Ok(found) => found,
+            Err(error) => {
+                let entered = ledger.enter(*kind, request, client_address, None);
+                // It may not stay open; of two errors the first is raised.
+                let _ = self.hooks.turn_away(request);
+                entered.settle(py);
+                return Err(error);
+            }
+        };
         let entered = ledger.enter(*kind, request, client_address, client);
         let outcome = if is_surplus {
             self.hooks.turn_away(request)

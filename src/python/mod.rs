@@ -42,6 +42,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
+    use super::deadlines::{begin_line, end_line};
+    #[pymodule_export]
     use super::engine::{Engine, start_request_greenlet, start_request_thread, wait_readable};
     #[pymodule_export]
     use super::file::SocketFile;

@@ -226,7 +226,12 @@ impl Threading {
     /// Bytes of stack that `threading` gives new threads.
     pub(super) fn stack_size(&self, py: Python<'_>) -> PyResult<usize> {
         let size = call(self.stack_size.bind(py), ())?.extract::<usize>()?;
-        Ok(if size == 0 { sys::default_stack_size() } else { size })
+        if size == 0 {
+            return Ok(sys::default_stack_size());
+        }
+        // Asking for it has set it to 0.
+        call(self.stack_size.bind(py), (size,))?;
+        Ok(size)
     }
 
     /// The context that a new thread begins with, where it inherits one.
