@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,17 @@ from variants import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_left() -> Iterator[None]:
+    """End the threads of `to_thread()`: later tests fork."""
+    yield
+    cooperative = sys.modules.get("fastsocketserver._cooperative")
+    if cooperative is not None and cooperative._pool is not None:
+        cooperative._pool.shutdown()
+        cooperative._forget_pool()
+
 
 DEADLINE = 20.0
 """Seconds after which a wait in a test is a failure; only ever reached by a broken build."""

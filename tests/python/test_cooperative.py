@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import DEADLINE, serving
-from fastsocketserver import _cooperative
 from probes import LOOPBACK, Call, ask, ask_nothing, client_of, connect, read_all
 from program import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from variants import Variant
 
@@ -26,15 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarn
 DISPATCHES = ["TCPServer", "ThreadingTCPServer", "GreenletTCPServer"]
 if hasattr(os, "fork"):
     DISPATCHES.append("ForkingTCPServer")
-
-
-@pytest.fixture(autouse=True)
-def _no_threads_left() -> Iterator[None]:
-    """End the threads of `to_thread()`: later tests fork."""
-    yield
-    if _cooperative._pool is not None:
-        _cooperative._pool.shutdown()
-        _cooperative._forget_pool()
 
 
 def server_of(
