@@ -67,17 +67,6 @@ _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
 """How `fork(2)` fails where it may work later."""
 
 
-def _start(thread: threading.Thread) -> bool:
-    """Start `thread`; false where the system starts no more."""
-    try:
-        thread.start()
-    except RuntimeError as error:
-        if "can't start new thread" not in str(error):
-            raise
-        return False
-    return True
-
-
 class ThreadingMixIn(_Server):
     """Handle each request in a thread of its own.
 
@@ -117,22 +106,25 @@ class ThreadingMixIn(_Server):
             return
         if self.block_on_close:
             self.__dict__.setdefault("_threads", _Threads())
-        thread = threading.Thread(
-            target=self.process_request_thread, args=(request, client_address)
-        )
-        thread.daemon = self.daemon_threads
-        self._threads.append(thread)
-        try:
-            while not _start(thread):
-                if self._BaseServer__shutdown_request:  # type: ignore[attr-defined]
-                    raise RuntimeError("can't start new thread")
-                self._find_engine().report("threads", _NO_THREAD)
-                self._find_engine().wait_for_end(_RETRY_INTERVAL)
-        except BaseException:
-            # Nobody can wait for what has not been started.
-            if isinstance(self._threads, _Threads):
-                self._threads.reap()
-            raise
+        while True:
+            # A new one for each try: from 3.13 on, one that could not be started never can be.
+            thread = threading.Thread(
+                target=self.process_request_thread, args=(request, client_address)
+            )
+            thread.daemon = self.daemon_threads
+            self._threads.append(thread)
+            try:
+                thread.start()
+                return
+            except BaseException as error:
+                # Nobody can wait for what has not been started.
+                if isinstance(self._threads, _Threads):
+                    self._threads.reap()
+                is_want = isinstance(error, RuntimeError) and "can't start" in str(error)
+                if not is_want or self._BaseServer__shutdown_request:  # type: ignore[attr-defined]
+                    raise
+            self._find_engine().report("threads", _NO_THREAD)
+            self._find_engine().wait_for_end(_RETRY_INTERVAL)
 
     def server_close(self) -> None:
         """Close the server, then wait for the request threads if `block_on_close` is true."""

@@ -28,21 +28,30 @@ class _Watch:
         self._threshold = threshold
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        # Another thread may fork meanwhile, which pauses this.
+        self._lock = threading.Lock()
+        self._is_over = False
 
     def start(self) -> None:
-        self._ended.clear()
-        self._thread = threading.Thread(
-            target=self._run, name="fastsocketserver stalls", daemon=True
-        )
-        self._thread.start()
+        with self._lock:
+            if self._is_over or self._thread is not None:
+                return
+            self._ended.clear()
+            thread = threading.Thread(target=self._run, name="fastsocketserver stalls", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def end(self) -> None:
+        self._is_over = True
+        self.stop()
 
     def stop(self) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
+        with self._lock:
+            thread, self._thread = self._thread, None
             self._ended.set()
-            # Who logs may fork.
-            if thread is not threading.current_thread():
-                thread.join()
+        # Who logs may fork.
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
 
     def _run(self) -> None:
         engine = self._server._find_engine()
@@ -117,4 +126,4 @@ def watch_stalls(server: BaseServer, threshold: float | None) -> Iterator[None]:
         yield
     finally:
         _watches.discard(watch)
-        watch.stop()
+        watch.end()

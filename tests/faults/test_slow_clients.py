@@ -181,7 +181,8 @@ def test_with_a_limit_the_others_wait_their_turn(
         here=f"{len(beside)} of {len(beside)}, {milliseconds(max(beside))}",
     )
     if dispatch == "threads":
-        assert threads <= LIMIT + 4
+        # One whose request is over may be on its way to the next when another is started.
+        assert threads <= 2 * LIMIT
 
 
 @needs_proc
