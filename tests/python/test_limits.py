@@ -405,15 +405,15 @@ def test_a_thread_that_never_starts_does_not_keep_shutdown_waiting(
 ) -> None:
     errors: list[Any] = []
     attributes = {"handle_error": lambda *_: errors.append(sys.exc_info()[1])}
-    with server_of("threads", **attributes) as server, serving(server), client_of(server) as client:
+    with server_of("threads", **attributes) as server, serving(server):
         monkeypatch.setattr(FewThreads, "left", 10**9)
         monkeypatch.setattr(FewThreads, "tried", 0)
         monkeypatch.setattr(threading, "Thread", FewThreads)
-        client.sendall(b"hello\n")
-        wait_until(lambda: FewThreads.tried, "the first try")
-        server.shutdown()
-        monkeypatch.undo()
-        assert hear_end(client) == b""
+        with client_of(server) as client:
+            wait_until(lambda: FewThreads.tried, "the first try")
+            server.shutdown()
+            monkeypatch.undo()
+            assert hear_end(client) == b""
         assert settled(server).failed == 1
     assert [str(error) for error in errors] == ["can't start new thread"]
 
@@ -425,9 +425,10 @@ def test_other_errors_of_a_start_are_not_tried_again(monkeypatch: pytest.MonkeyP
 
     errors: list[Any] = []
     attributes = {"handle_error": lambda *_: errors.append(sys.exc_info()[1])}
-    with server_of("threads", **attributes) as server, serving(server), client_of(server) as client:
+    with server_of("threads", **attributes) as server, serving(server):
         monkeypatch.setattr(threading, "Thread", Broken)
-        assert hear_end(client) == b""
+        with client_of(server) as client:
+            assert hear_end(client) == b""
         monkeypatch.undo()
         assert settled(server).failed == 1
     assert [str(error) for error in errors] == ["threads can only be started once"]
