@@ -33,9 +33,6 @@ DISPATCHES = ("sync", "threads", "forks", "greenlets")
 PATIENCE = 0.2
 """Seconds before somebody who has stopped the server is told what it still waits for."""
 
-CHILDRENS_GRACE = 1.0
-"""Seconds that a child process has to end by itself."""
-
 
 class UpperCaseStream(_handlers.StreamRequestHandler):
     """Answers one line with the same line in upper case; what is served by default."""
@@ -327,14 +324,7 @@ def own_children(server: BaseServer) -> Iterator[None]:
     try:
         yield
     finally:
-        children: set[int] = getattr(server, "active_children", None) or set()
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in children:
-                os.kill(pid, number)
-            deadline = time.monotonic() + CHILDRENS_GRACE
-            while children and time.monotonic() < deadline:
-                server.service_actions()
-                time.sleep(0.005)
+        server._end_children()
 
 
 def main(options: Options) -> int:
