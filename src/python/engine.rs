@@ -145,8 +145,7 @@ impl Engine {
 
     /// How many requests are not over.
     fn count_open(&self, py: Python<'_>) -> usize {
-        let stats = self.ledger().stats(py);
-        stats.active + stats.parked
+        self.ledger().count_open(py)
     }
 
     /// Waits until a request is over, or `seconds` are.

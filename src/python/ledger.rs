@@ -228,16 +228,15 @@ impl Ledger {
     pub(super) fn admits(&self, py: Python<'_>, limits: Limits) -> bool {
         let admits = self.control.admits(limits)
             || (self.book().loose > 0 && self.sweep(py) > 0 && self.control.admits(limits));
-        let mut book = self.book();
         if admits {
-            book.closed_since = None;
+            self.book().closed_since = None;
         } else {
-            book.closed_since.get_or_insert_with(Instant::now);
+            self.note_closed();
         }
         admits
     }
 
-    /// Notes that no request is taken, for another reason than a limit.
+    /// Notes that no request is taken, though some may be waiting.
     pub(super) fn note_closed(&self) {
         self.book().closed_since.get_or_insert_with(Instant::now);
     }
@@ -251,6 +250,12 @@ impl Ledger {
     /// For how long no request has been taken though some may be waiting.
     pub(super) fn closed_for(&self) -> Option<Duration> {
         Some(self.book().closed_since?.elapsed())
+    }
+
+    /// How many requests are not over.
+    pub(super) fn count_open(&self, py: Python<'_>) -> usize {
+        self.sweep(py);
+        self.control.state().open()
     }
 
     /// What the server has done so far.
