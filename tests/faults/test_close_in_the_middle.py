@@ -55,6 +55,9 @@ def live():
         threading.Thread(target=clients, args=(server.server_address,), daemon=True)
         for _ in range(2)
     ]
+    if FROM == "thread":
+        # Closed before the loop begins, it would have nothing to serve: a ValueError.
+        assert ask(server.server_address) == "answered"
     for thread in asking:
         thread.start()
     if FROM == "thread":
