@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
+use super::data_stack;
 use super::interpreter::unless_unwound;
 
 /// Functions of `greenlet`, found in the table that its module exports.
@@ -62,6 +63,7 @@ impl Greenlets {
     }
 
     fn find(py: Python<'_>) -> PyResult<Self> {
+        data_stack::keep_chunks(py);
         if let Err(error) = py.import("greenlet") {
             if !error.is_instance_of::<PyImportError>(py) {
                 return Err(error);

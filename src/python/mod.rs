@@ -6,6 +6,7 @@
 mod address;
 mod buffer;
 mod connection;
+mod data_stack;
 mod deadlines;
 pub mod embed;
 mod engine;

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
+use super::data_stack;
 use super::interpreter::call;
 
 /// Whether values of `threading.local` are in the thread state's dictionary, which can be cleared.
@@ -17,6 +18,9 @@ static REUSABLE: AtomicBool = AtomicBool::new(false);
 /// Looks which interpreter this is; before the first thread is started.
 pub(super) fn find_out(py: Python<'_>) {
     REUSABLE.store(py.version_info() < (3, 13), Ordering::Relaxed);
+    if !is_reusable() {
+        data_stack::keep_chunks(py);
+    }
 }
 
 /// Whether one thread state can serve one request after the other.
