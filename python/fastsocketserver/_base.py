@@ -33,9 +33,6 @@ _ServerSelector: type[selectors.BaseSelector] = getattr(
 
 _ORIGINAL_SELECTOR = _ServerSelector
 
-_GRACE = 1.0
-"""Seconds that requests have which have been told to end."""
-
 
 def _waits_natively() -> bool:
     """Whether the core may wait by itself, in place of `_ServerSelector`.
@@ -93,8 +90,6 @@ class BaseServer:
     idle_timeout: float | None = None
     ssl_context: SSLContext | None = None
     handshake_timeout: float | None = 10.0
-    # Whether the requests that are left when the loop ends have time to end by themselves.
-    _draining: bool = False
 
     if TYPE_CHECKING:
         server_address: AddressType
@@ -123,16 +118,22 @@ class BaseServer:
         Raises:
             ValueError: The server is closed.
         """
-        self.__is_shut_down.clear()
+        engine = _core.Engine.of(self)
         try:
-            self._run_loop(poll_interval)
+            # A signal's handler may call `shutdown()` at any point from here on.
+            engine.enter_loop()
+            self.__is_shut_down.clear()
+            try:
+                self._core_run_loop(poll_interval)
+            finally:
+                self.__shutdown_request = False
+                self.__is_shut_down.set()
         finally:
-            self.__shutdown_request = False
-            self.__is_shut_down.set()
+            engine.leave_loop()
 
-    def _run_loop(self, poll_interval: float | None) -> None:
+    def _core_run_loop(self, poll_interval: float | None) -> None:
         """Do all that `shutdown()` waits for."""
-        engine = self._find_engine()
+        engine = _core.Engine.of(self)
         if _waits_natively():
             engine.serve(self, poll_interval, None)
         else:
@@ -144,7 +145,8 @@ class BaseServer:
         """Have `serve_forever()` return, and wait until it has.
 
         Called before `serve_forever()`, this waits for it to be called; it then returns at once.
-        Called from the thread that runs `serve_forever()`, it is noted and does not wait.
+        Called from the thread that runs `serve_forever()`, as by a signal's handler, it is noted
+        and does not wait; with `drain`, a thread sees to the rest.
 
         Args:
             drain: Seconds that the requests have, which are being handled, to end. Those that are
@@ -154,54 +156,39 @@ class BaseServer:
         Returns:
             With `drain`, how many requests were left; `None` otherwise, and where it does not wait.
         """
-        engine = self.__dict__.get("_engine")
-        is_here = engine is not None and engine.is_serving_thread()
-        if drain is not None and not is_here:
-            self._draining = True
+        engine = _core.Engine.of(self)
+        end = None if drain is None else time() + min(drain, threading.TIMEOUT_MAX)
+        is_here = engine.is_serving_thread()
+        if end is not None:
+            engine.draining = True
         self.__shutdown_request = True
-        if engine is not None:
-            engine.wake()
-        if is_here:
-            return None
-        if drain is None:
+        engine.wake()
+        if end is not None:
+            if not is_here:
+                return self.__drain(end)
+            threading.Thread(target=self.__drain, args=(end,)).start()
+        elif not is_here:
             self.__is_shut_down.wait()
-            return None
-        end = time() + drain
-        # A loop that handles requests by itself ends after the one that it has.
-        self.__is_shut_down.wait(drain)
-        return self._drain(end - time())
+        return None
 
-    def _drain(self, seconds: float) -> int:
-        """Give requests so many seconds to end, then end them; returns how many were left."""
-        engine = self._find_engine()
+    def __drain(self, end: float) -> int:
+        from ._drain import GRACE, drain
+
+        engine = _core.Engine.of(self)
         try:
-            if self._wait_for_requests(engine, seconds):
-                return 0
-            left = engine.end_requests()
-            self._end_children()
-            self._wait_for_requests(engine, _GRACE)
-            return left
+            # A loop that handles requests by itself ends after the one that it has.
+            self.__is_shut_down.wait(end - time())
+            left = drain(self, end - time())
         finally:
-            self._draining = False
+            engine.draining = False
+        # It may be taking one more.
+        return left or int(engine.is_serving() and not self.__is_shut_down.wait(GRACE))
 
-    def _wait_for_requests(self, engine: _core.Engine, seconds: float) -> bool:
-        """Wait until no request is left; false after so many seconds."""
-        end = time() + seconds
-        while True:
-            # Nobody else looks after them when the loop has ended.
-            has_children = self._collect_ended()
-            if not engine.count_open():
-                return True
-            left = end - time()
-            if left <= 0:
-                return False
-            engine.wait_for_end(min(left, 0.02) if has_children else left)
-
-    def _collect_ended(self) -> bool:
+    def _core_collect_ended(self) -> bool:
         """Look after child processes; whether there are any. Not here."""
         return False
 
-    def _end_children(self) -> None:
+    def _core_end_children(self) -> None:
         """Have child processes end. There are none here."""
 
     def pause(self) -> None:
@@ -209,11 +196,11 @@ class BaseServer:
 
         Those that were taken go on. `serve_forever()` and `handle_request()` go on waiting.
         """
-        self._find_engine().pause()
+        _core.Engine.of(self).pause()
 
     def resume(self) -> None:
         """Take requests again, after `pause()`."""
-        self._find_engine().resume()
+        _core.Engine.of(self).resume()
 
     def stats(self) -> Stats:
         """What the server has done so far in this process, all of it of one moment."""
@@ -250,7 +237,7 @@ class BaseServer:
 
     def _handle_request_noblock(self) -> Any:
         """Handle one request that is known to be there."""
-        self._find_engine().handle_request_noblock(self)
+        _core.Engine.of(self).handle_request_noblock(self)
 
     def handle_timeout(self) -> None:
         """Called by `handle_request()` when no request has arrived in time. Does nothing here."""
@@ -266,7 +253,7 @@ class BaseServer:
 
     def server_close(self) -> None:
         """Close the server; ends a `serve_forever()` that is running in another thread."""
-        self._wake()
+        _core.Engine.of(self).wake()
 
     def finish_request(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request: make a handler object, whose constructor does the work.
@@ -303,20 +290,6 @@ class BaseServer:
     def __exit__(self, *args: object) -> None:
         self.server_close()
 
-    def _find_engine(self) -> _core.Engine:
-        """The engine, made when first needed: a server need not have run `__init__`."""
-        # setdefault is atomic: two threads get the same one.
-        engine: _core.Engine = self.__dict__.get("_engine") or self.__dict__.setdefault(
-            "_engine", _core.Engine()
-        )
-        return engine
-
-    def _wake(self) -> None:
-        """Have a running loop look at the server again."""
-        engine = self.__dict__.get("_engine")
-        if engine is not None:
-            engine.wake()
-
 
 def _is_disconnect(error: BaseException | None) -> bool:
     """Whether `error` says that the client is gone, or has been silent for too long."""
@@ -331,6 +304,12 @@ def _wait_readable(server: BaseServer, timeout: float | None) -> bool:
     deadline = None if timeout is None else time() + timeout
     with _ServerSelector() as selector:
         selector.register(server, selectors.EVENT_READ)
+        engine = _core.Engine.of(server)
+        if not engine.await_admission(server, 0):
+            if not engine.await_admission(server, timeout):
+                return False
+            if deadline is not None:
+                timeout = max(deadline - time(), 0)
         while not selector.select(timeout):
             if deadline is not None:
                 timeout = deadline - time()

@@ -51,7 +51,13 @@ class Engine:
     A server makes one when it is first needed. It holds no reference to the server.
     """
 
-    def __new__(cls) -> Engine: ...
+    draining: bool
+    """Whether the requests that are left when a loop ends have time to end by themselves."""
+
+    @staticmethod
+    def of(server: Any) -> Engine:
+        """Return the engine of `server`, made when first needed."""
+
     def serve(
         self,
         server: Any,
@@ -124,8 +130,20 @@ class Engine:
     def close_threads(self) -> None:
         """End the cached threads that no request runs in, and wait until they are gone."""
 
+    def await_admission(self, server: Any, timeout: float | None) -> bool:
+        """Wait until another request may be taken; false after `timeout` seconds."""
+
+    def enter_loop(self) -> None:
+        """Say that the calling thread is inside `serve_forever()`."""
+
+    def leave_loop(self) -> None:
+        """Say that it is about to leave it."""
+
     def is_serving_thread(self) -> bool:
-        """Whether the calling thread is inside `serve()`."""
+        """Whether the calling thread is inside `serve_forever()`."""
+
+    def is_serving(self) -> bool:
+        """Whether any thread of this process is."""
 
     def enter_table(self) -> None:
         """Say that the calling thread will finish the requests that it begins in greenlets."""

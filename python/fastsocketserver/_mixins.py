@@ -8,7 +8,6 @@ import socket
 import threading
 
 from . import _core
-from ._base import _GRACE
 from ._servers import TCPServer, UDPServer
 
 TYPE_CHECKING = False
@@ -95,7 +94,7 @@ class ThreadingMixIn(_Server):
         try:
             self.finish_request(request, client_address)
         except Exception:
-            self._find_engine().note_failure(request)
+            _core.Engine.of(self).note_failure(request)
             self.handle_error(request, client_address)
         finally:
             self.shutdown_request(request)
@@ -123,16 +122,14 @@ class ThreadingMixIn(_Server):
                 is_want = isinstance(error, RuntimeError) and "can't start" in str(error)
                 if not is_want or self._BaseServer__shutdown_request:  # type: ignore[attr-defined]
                     raise
-            self._find_engine().report("threads", _NO_THREAD)
-            self._find_engine().wait_for_end(_RETRY_INTERVAL)
+            _core.Engine.of(self).report("threads", _NO_THREAD)
+            _core.Engine.of(self).wait_for_end(_RETRY_INTERVAL)
 
     def server_close(self) -> None:
         """Close the server, then wait for the request threads if `block_on_close` is true."""
         super().server_close()
         self._threads.join()
-        engine = self.__dict__.get("_engine")
-        if engine is not None:
-            engine.close_threads()
+        _core.Engine.of(self).close_threads()
 
 
 if hasattr(os, "fork"):
@@ -191,24 +188,26 @@ if hasattr(os, "fork"):
         def __forget_child(self, pid: int, status: int = 0) -> None:
             if self.active_children is not None:
                 self.active_children.discard(pid)
-            self._find_engine().child_ended(pid, status != 0)
+            _core.Engine.of(self).child_ended(pid, status != 0)
 
-        def _collect_ended(self) -> bool:
+        def _core_collect_ended(self) -> bool:
             # collect_children() would wait where there are max_children.
             self.__collect(os.WNOHANG)
             return bool(self.active_children)
 
-        def _end_children(self) -> None:
+        def _core_end_children(self) -> None:
             import signal
 
+            from ._drain import GRACE, wait_for_requests
+
             for number in (signal.SIGTERM, signal.SIGKILL):
-                children = self.active_children or set()
+                children = (self.active_children or set()).copy()
                 for pid in children:
                     try:
                         os.kill(pid, number)
                     except ProcessLookupError:
                         pass  # Somebody else has waited for it.
-                if not children or self._wait_for_requests(self._find_engine(), _GRACE):
+                if not children or wait_for_requests(self, GRACE):
                     break
 
         def handle_timeout(self) -> None:
@@ -226,10 +225,10 @@ if hasattr(os, "fork"):
                 if self.active_children is None:
                     self.active_children = set()
                 self.active_children.add(pid)
-                self._find_engine().follow_child(request, client_address, pid)
+                _core.Engine.of(self).follow_child(request, client_address, pid)
                 self.close_request(request)
             else:
-                self._run_child(request, client_address)
+                self.__run_child(request, client_address)
 
         def __fork(self) -> int:
             """Fork; where there is no room for another process, wait until there is."""
@@ -239,12 +238,12 @@ if hasattr(os, "fork"):
                 except OSError as error:
                     if error.errno not in _NO_ROOM or self._BaseServer__shutdown_request:  # type: ignore[attr-defined]
                         raise
-                    engine = self._find_engine()
+                    engine = _core.Engine.of(self)
                     engine.report("children", _NO_CHILD % error)
                     engine.wait_for_end(_RETRY_INTERVAL)
                     self.collect_children()
 
-        def _run_child(self, request: RequestType, client_address: AddressType) -> None:
+        def __run_child(self, request: RequestType, client_address: AddressType) -> None:
             """Handle the request, and end this process: nothing may return into the parent's code.
 
             The status is 0, or 1 if the handler raised.
@@ -315,7 +314,7 @@ class GreenletMixIn(_Server):
         """
         from ._greenlets import waiting_tls
 
-        engine = self._find_engine()
+        engine = _core.Engine.of(self)
         engine.enter_table()
         try:
             with waiting_tls():
@@ -328,13 +327,13 @@ class GreenletMixIn(_Server):
         finally:
             engine.leave_table()
 
-    def _run_loop(self, poll_interval: float | None) -> None:
+    def _core_run_loop(self, poll_interval: float | None) -> None:
         from ._stalls import watch_stalls
 
         with watch_stalls(self, self.stall_threshold):
-            super()._run_loop(poll_interval)
+            super()._core_run_loop(poll_interval)
             if self.__ends_requests():
-                self._find_engine().finish_requests(True)
+                _core.Engine.of(self).finish_requests(True)
 
     def handle_request(self) -> Any:
         """Wait for one request and handle it to its end.
@@ -352,7 +351,7 @@ class GreenletMixIn(_Server):
             self.finish_request(request, client_address)
             self.shutdown_request(request)
         except BaseException as error:
-            self._find_engine().note_failure(request)
+            _core.Engine.of(self).note_failure(request)
             try:
                 if not isinstance(error, Exception):
                     raise
@@ -367,12 +366,12 @@ class GreenletMixIn(_Server):
     def server_close(self) -> None:
         """Close the server, then finish the requests, or end them if `block_on_close` is false."""
         super().server_close()
-        engine = self.__dict__.get("_engine")
-        if engine is not None:
-            engine.close_requests(self.__ends_requests())
+        _core.Engine.of(self).close_requests(self.__ends_requests())
 
     def __ends_requests(self) -> bool:
-        return not self._draining and (self.daemon_threads or not self.block_on_close)
+        return not _core.Engine.of(self).draining and (
+            self.daemon_threads or not self.block_on_close
+        )
 
 
 class GreenletTCPServer(GreenletMixIn, TCPServer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import mmap
 import os
 import shlex
 import signal
@@ -12,7 +13,8 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from . import _handlers, _mixins, _servers
+from . import _core, _handlers, _mixins, _servers
+from ._drain import drain
 from ._install import install
 
 TYPE_CHECKING = False
@@ -63,6 +65,8 @@ class Served(_Server):
     """Seconds between two lines about what has been done."""
 
     _stopping = False
+    # Shared with the children: whether their time is over.
+    _ends_children = mmap.mmap(-1, 1)
     _cut_short = 0
     _next_stats = 0.0
 
@@ -75,21 +79,22 @@ class Served(_Server):
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         is_child = os.getpid() != self._pid
-        if is_child and number == signal.SIGINT:
-            return  # The terminal tells all; the parent says when their time is over.
+        if is_child and not self._ends_children[0] and os.getppid() == self._pid:
+            return  # A terminal or supervisor tells all; the parent says when their time is over.
         if is_child or self._stopping:
-            self._draining = False
+            _core.Engine.of(self).draining = False
             raise KeyboardInterrupt
-        self._draining = self._stopping = self._BaseServer__shutdown_request = True
+        engine = _core.Engine.of(self)
+        engine.draining = self._stopping = self._BaseServer__shutdown_request = True
         self._end = time.monotonic() + self.drain
         # A handler on the main thread keeps everything else there from running.
         signal.setitimer(signal.ITIMER_REAL, max(min(self.drain, PATIENCE), 0.001))
-        self._wake()
+        engine.wake()
 
     def _look(self, number: int, frame: FrameType | None) -> None:
         """Say that there are requests left, or end them when their time is over."""
-        engine = self._find_engine()
-        self._collect_ended()
+        engine = _core.Engine.of(self)
+        self._core_collect_ended()
         left = self._end - time.monotonic()
         if left <= 0:
             self._cut_short += engine.end_requests()
@@ -99,10 +104,14 @@ class Served(_Server):
             requests = "1 request" if count == 1 else f"{count} requests"
             _say(f"finishing {requests}, in {self.drain:g} s at most; Ctrl-C ends them at once")
 
+    def _core_end_children(self) -> None:
+        self._ends_children[0] = 1
+        super()._core_end_children()
+
     def finish_requests(self) -> int:
         """Wait for the requests, after the loop; returns how many had to be ended."""
         if self._stopping:
-            left = self._drain(self._end - time.monotonic())
+            left = drain(self, self._end - time.monotonic())
             signal.setitimer(signal.ITIMER_REAL, 0)
             self._cut_short = max(self._cut_short, left)
         return self._cut_short
@@ -324,7 +333,7 @@ def own_children(server: BaseServer) -> Iterator[None]:
     try:
         yield
     finally:
-        server._end_children()
+        server._core_end_children()
 
 
 def main(options: Options) -> int:

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 
+from . import _core
 from ._base import BaseServer
 
 TYPE_CHECKING = False
@@ -33,7 +34,7 @@ class TCPServer(BaseServer):
         disable_nagle_algorithm: Set `TCP_NODELAY` on accepted connections; true, as asyncio does:
             an answer in two small writes waits 40 ms otherwise.
         unlink_on_close: Whether `server_close()` removes the file of a Unix socket, unless another
-            has taken its place; false.
+            has taken its place, or another process than the one that has bound it closes; false.
         max_connections: How many connections may be open at once; further ones wait in the kernel's
             queue. `None`, the default of all limits, is no limit.
         max_connections_per_client: How many of them may come from one IP address; a further one is
@@ -57,8 +58,6 @@ class TCPServer(BaseServer):
     allow_reuse_port: bool = False
     disable_nagle_algorithm: bool = True
     unlink_on_close: bool = False
-    # The device and inode of a Unix socket's file, as long as it is to be removed, and by whom.
-    _own_file: tuple[int, int, int] | None = None
 
     if TYPE_CHECKING:
         socket: _Socket
@@ -94,7 +93,9 @@ class TCPServer(BaseServer):
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         if self.unlink_on_close and (path := _path_of(self.server_address)):
-            self._own_file = (*_identify(path), os.getpid())
+            # A program may change its folder, and `server_address`.
+            path = os.path.abspath(path)
+            self.__own_file = path, _identify(path), os.getpid()
 
     def server_activate(self) -> None:
         """Listen."""
@@ -103,11 +104,14 @@ class TCPServer(BaseServer):
     def server_close(self) -> None:
         """Close the socket; ends a `serve_forever()` that is running in another thread."""
         self.socket.close()
-        self._wake()
-        own_file = self.__dict__.pop("_own_file", None)
+        _core.Engine.of(self).wake()
+        path, identity, pid = self.__dict__.pop("_TCPServer__own_file", (None, None, None))
         # A forked child is not the one that has bound it.
-        if own_file is not None and (*_identify(self.server_address), os.getpid()) == own_file:
-            os.unlink(self.server_address)
+        if pid == os.getpid() and _identify(path) == identity:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass  # It is no longer this process's to remove.
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for `select` and its kind; -1 when closed."""
@@ -204,7 +208,7 @@ def _identify(path: Any) -> tuple[int, int]:
     """What tells the file at `path` from another that takes its place."""
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except OSError:
         return 0, 0
     return found.st_dev, found.st_ino
 

@@ -8,6 +8,8 @@ import os
 import sys
 import threading
 
+from . import _core
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +56,7 @@ class _Watch:
             thread.join()
 
     def _run(self) -> None:
-        engine = self._server._find_engine()
+        engine = _core.Engine.of(self._server)
         told: dict[int, float] = {}
         while not self._ended.wait(self._threshold / 2):
             held = dict(engine.held())

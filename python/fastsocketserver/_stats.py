@@ -6,6 +6,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import _core
+
 if TYPE_CHECKING:
     from ._base import AddressType, BaseServer
 
@@ -55,7 +57,7 @@ class Stats(NamedTuple):
     @classmethod
     def of(cls, server: BaseServer) -> Stats:
         """Those of `server`."""
-        taken, done, errors, idle_threads, queue_age = server._find_engine().stats(server)
+        taken, done, errors, idle_threads, queue_age = _core.Engine.of(server).stats(server)
         return cls(*taken, *done, errors, idle_threads, queue_age)
 
     def __str__(self) -> str:
@@ -98,7 +100,7 @@ def list_connections(server: BaseServer) -> list[Connection]:
     handler = getattr(handler_class, "__qualname__", None) or repr(handler_class)
     return [
         Connection(address, age, state, *_count_bytes(request), handler)
-        for address, age, state, request in server._find_engine().connections()
+        for address, age, state, request in _core.Engine.of(server).connections()
         if not isinstance(request, tuple)
     ]
 

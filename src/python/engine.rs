@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyValueError;
@@ -24,8 +25,12 @@ use super::table::Table;
 use super::threads::RequestThreads;
 use crate::control::Limits;
 use crate::event_loop::{self, Admission, Progress, Readiness, Selector, Service, Source, shorter};
+use crate::sys;
 use crate::wait::{Blocking, Wait};
 use crate::waker::Waker;
+
+/// Where a server has its engine. Programs have an `_engine` of their own.
+const ENGINE: &str = "_core_engine";
 
 /// What of a server must outlive one call: the way to wake its loop.
 ///
@@ -47,13 +52,19 @@ pub(super) struct Engine {
     tables: Mutex<Vec<Arc<Table>>>,
     /// How many threads go on with such requests until they are finished.
     finishing: AtomicUsize,
+    /// The threads that are inside `serve_forever`, each with the process that it is one of.
+    serving: Mutex<Vec<(ThreadId, u32)>>,
+    /// Whether the requests that are left when a loop ends have time to end by themselves.
+    draining: AtomicBool,
 }
 
 #[pymethods]
 impl Engine {
-    #[new]
-    fn new() -> Self {
-        Self::default()
+    /// The engine of `server`, made when first needed.
+    #[staticmethod]
+    #[pyo3(name = "of")]
+    fn of_server<'py>(server: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
+        Self::of(server)
     }
 
     /// Runs the loop for `server` until `_BaseServer__shutdown_request` is true or it is closed.
@@ -252,9 +263,48 @@ impl Engine {
         self.threads.close(py);
     }
 
-    /// Whether the calling thread is inside `serve`.
+    /// Says that the calling thread is inside `serve_forever`.
+    fn enter_loop(&self) {
+        self.serving().push((thread::current().id(), sys::generation()));
+    }
+
+    /// Says that it is about to leave it.
+    fn leave_loop(&self) {
+        let mut serving = self.serving();
+        let here = thread::current().id();
+        if let Some(place) = serving.iter().rposition(|(thread, _)| *thread == here) {
+            serving.remove(place);
+        }
+    }
+
+    /// Waits until another request may be taken; false after `timeout` seconds.
+    #[pyo3(name = "await_admission")]
+    fn wait_for_admission(
+        &self,
+        server: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
+        self.await_admission(server, timeout.map(duration).transpose()?.and_then(later))
+    }
+
+    /// Whether the calling thread is inside `serve_forever`.
     fn is_serving_thread(&self) -> bool {
-        self.waker.is_current_thread()
+        self.serving().iter().any(|(thread, _)| *thread == thread::current().id())
+    }
+
+    /// Whether any thread of this process is.
+    fn is_serving(&self) -> bool {
+        self.serving().iter().any(|(_, generation)| *generation == sys::generation())
+    }
+
+    #[getter]
+    fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    #[setter]
+    fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
     }
 }
 
@@ -262,7 +312,7 @@ impl Engine {
     /// The engine of `server`, made when first needed: a server need not have run `__init__`.
     pub(super) fn of<'py>(server: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
         let py = server.py();
-        let name = intern!(py, "_engine");
+        let name = intern!(py, ENGINE);
         if let Some(engine) = Self::present(server)? {
             return Ok(engine);
         }
@@ -276,7 +326,7 @@ impl Engine {
     fn present<'py>(server: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Self>>> {
         let py = server.py();
         let namespace = server.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
-        let engine = namespace.get_item(intern!(py, "_engine"))?;
+        let engine = namespace.get_item(intern!(py, ENGINE))?;
         Ok(engine.map(Bound::cast_into).transpose()?)
     }
 
@@ -333,6 +383,8 @@ impl Engine {
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(false);
             }
+            // Nobody else looks after them meanwhile.
+            call_method(server, intern!(py, "_core_collect_ended"), ())?;
             self.wait_for_end(
                 py,
                 shorter(left, Some(RETRY_INTERVAL)).unwrap_or_default().as_secs_f64(),
@@ -400,6 +452,10 @@ impl Engine {
         self.tables().iter().filter(|table| table.is_own()).cloned().collect()
     }
 
+    fn serving(&self) -> MutexGuard<'_, Vec<(ThreadId, u32)>> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tables(&self) -> MutexGuard<'_, Vec<Arc<Table>>> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -425,7 +481,7 @@ pub(super) fn start_request_thread(
     let is_started = Engine::begin_in_thread(server, request, client_address)?;
     let engine = Engine::of(server)?;
     // A loop of this server's goes on with those that have to wait.
-    if engine.get().is_serving_thread() {
+    if engine.get().waker.is_current_thread() {
         engine.get().threads.let_begin(server.py());
     } else {
         engine.get().let_begin(server.py())?;
@@ -449,14 +505,16 @@ pub(super) fn start_request_greenlet(
 #[pyo3(signature = (server, timeout))]
 pub(super) fn wait_readable(server: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
     let (fileno, _) = Hooks::new(server).fileno()?;
-    let fd = valid_descriptor(&fileno, server)?;
+    let mut fd = valid_descriptor(&fileno, server)?;
     let timeout = timeout.map(duration).transpose()?;
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = timeout.and_then(later);
     // A server that has no engine yet has no request.
     if let Some(engine) = Engine::present(server)? {
         if !engine.get().await_admission(server, deadline)? {
             return Ok(false);
         }
+        // It may have been closed meanwhile.
+        fd = valid_descriptor(&Hooks::new(server).fileno()?.0, server)?;
     }
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -475,6 +533,11 @@ fn valid_descriptor(fileno: &Bound<'_, PyAny>, server: &Bound<'_, PyAny>) -> PyR
         Ok(fd) => Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}"))),
         Err(_) => Err(PyValueError::new_err(format!("Invalid file object: {}", server.repr()?))),
     }
+}
+
+/// When `timeout` will be over; `None` if that cannot be told.
+fn later(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
 }
 
 /// Whether `fd` can be read at this moment.

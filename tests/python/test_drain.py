@@ -29,6 +29,8 @@ from dispatching import (
     wait_for,
 )
 from probes import LOOPBACK, Call, client_of
+from program import Program
+from variants import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -271,6 +273,94 @@ def test_from_the_thread_that_serves(dispatch: str, seconds: float | None) -> No
     assert returned == [None]
 
 
+def test_a_signals_handler_drains(dispatch: str) -> None:
+    """On the thread that serves, which cannot wait for itself; the time is kept all the same."""
+    source = f"""
+        import signal, threading
+        from dispatching import Lines, SERVERS
+
+        class Server(SERVERS[{dispatch!r}]):
+            daemon_threads = True
+            block_on_close = False
+
+            def handle_error(self, request, client_address):
+                pass
+
+        with Server(("127.0.0.1", 0), Lines) as server:
+            signal.signal(signal.SIGTERM, lambda *_: server.shutdown(drain=float(input())))
+            print(server.server_address[1], flush=True)
+            server.serve_forever()
+            print("over", flush=True)
+    """
+    for seconds, line in ((LONG, b"LAST\n"), (SHORT, b"")):
+        with Program(Variant("fastsocketserver", pass_through=False), source) as program:
+            address = "127.0.0.1", int(program.read_line())
+            with socket.create_connection(address, DEADLINE) as client:
+                assert say(client) == b"HELLO\n"
+                program.send_line(str(seconds))
+                program.send_signal(signal.SIGTERM)
+                if dispatch in ("threads", "forks"):
+                    assert program.read_line() == "over"
+                if line:
+                    assert say(client, b"last\n") == line
+                    client.shutdown(socket.SHUT_RDWR)
+                else:
+                    assert hear_end(client) == b""
+            program.end()
+
+
+def test_from_a_signals_handler_while_the_loop_ends() -> None:
+    source = """
+        import os, signal, threading
+
+        class Handler(ss.StreamRequestHandler):
+            reads_first = True
+
+        class Server(ss.ThreadingTCPServer):
+            parking = True
+
+            def shutdown_request(self, request):
+                os.kill(os.getpid(), signal.SIGTERM)
+                super().shutdown_request(request)
+
+        with Server(("127.0.0.1", 0), Handler) as server:
+            signal.signal(signal.SIGTERM, lambda *_: server.shutdown())
+            print(server.server_address[1], flush=True)
+            def stop():
+                while not server.stats().parked:
+                    pass
+                server.shutdown()
+            threading.Thread(target=stop).start()
+            server.serve_forever()
+    """
+    with Program(Variant("fastsocketserver", pass_through=False), source) as program:
+        address = "127.0.0.1", int(program.read_line())
+        with socket.create_connection(address, DEADLINE) as client:
+            assert hear_end(client) == b""
+        program.end()
+
+
+def test_one_that_is_being_taken_is_left() -> None:
+    taking, go_on = threading.Event(), threading.Event()
+
+    class Server(fastsocketserver.TCPServer):
+        def get_request(self) -> Any:
+            request = super().get_request()
+            taking.set()
+            assert go_on.wait(DEADLINE)
+            return request
+
+    with Server(LOOPBACK, Lines) as server:
+        serve = Call(server.serve_forever)
+        with client_of(server) as client:
+            assert taking.wait(DEADLINE)
+            assert server.shutdown(drain=SHORT) == 1
+            go_on.set()
+            assert say(client) == b"HELLO\n"
+            client.shutdown(socket.SHUT_RDWR)
+            serve.outcome("serve_forever()")
+
+
 def test_before_serve_forever(dispatch: str) -> None:
     """It waits for that as long as it may, and the loop then returns at once."""
     with server_of(dispatch) as server:
@@ -351,7 +441,19 @@ def test_what_is_no_number_of_seconds(value: Any) -> None:
     with running("threads") as server:
         with pytest.raises(TypeError):
             server.shutdown(drain=value)
+        with client_of(server) as client:
+            assert say(client) == b"HELLO\n"
+            client.shutdown(socket.SHUT_RDWR)
         server.shutdown()
+
+
+def test_any_time(dispatch: str) -> None:
+    with running(dispatch) as server, client_of(server) as client:
+        assert say(client) == b"HELLO\n"
+        draining = Call(server.shutdown, float("inf"))
+        assert draining.still_waits()
+        client.shutdown(socket.SHUT_RDWR)
+        assert draining.outcome("shutdown()") == 0
 
 
 # --- pause() and resume() --------------------------------------------------------------------
@@ -540,6 +642,14 @@ def test_a_relative_path_after_a_change_of_folder(
         monkeypatch.chdir(tmp_path / "elsewhere")
         (tmp_path / "elsewhere" / "s").write_text("another's")
     assert (tmp_path / "elsewhere" / "s").read_text() == "another's"
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("base", UNIX)
+def test_a_program_may_give_the_server_another_address(base: Any, tmp_path: Path) -> None:
+    with unix_server(base, str(tmp_path / "s"), unlink_on_close=True) as server:
+        server.server_address = ("a name", 80)
+    assert not (tmp_path / "s").exists()
 
 
 def test_tcp_servers_have_no_file() -> None:

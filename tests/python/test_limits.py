@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import select
+import selectors
 import socket
 import sys
 import threading
@@ -343,6 +344,42 @@ def test_handle_request_at_a_limit_waits_no_longer_than_its_timeout() -> None:
         assert say(clients[1]) == b"HELLO\n"
         clients[1].close()
     assert timeouts == [True]
+
+
+@pytest.mark.skipif("forks" not in SERVERS, reason="this platform does not fork")
+def test_handle_request_looks_after_children_while_it_waits() -> None:
+    with server_of("forks", max_connections=1, timeout=None) as server:
+        for _ in range(3):
+            with client_of(server) as client:
+                call = Call(server.handle_request)
+                assert say(client) == b"HELLO\n"
+                call.outcome("handle_request()")
+                # The child has this end of it as well.
+                client.shutdown(socket.SHUT_RDWR)
+
+
+def test_handle_request_with_a_selector_of_the_programs_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Selector(selectors.SelectSelector):
+        pass
+
+    monkeypatch.setattr("fastsocketserver._base._ServerSelector", Selector)
+    timeouts: list[bool] = []
+    with (
+        server_of("threads", max_threads=1, timeout=DEADLINE) as server,
+        clients_of(server, 2) as clients,
+    ):
+        server.handle_timeout = lambda: timeouts.append(True)
+        server.handle_request()
+        server.timeout = 0.05
+        server.handle_request()
+        assert timeouts == [True]
+        clients[0].close()
+        server.timeout = DEADLINE
+        server.handle_request()
+        assert say(clients[1]) == b"HELLO\n"
+        clients[1].close()
 
 
 def test_a_programs_own_loop_keeps_to_the_limit() -> None:

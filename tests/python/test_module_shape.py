@@ -504,15 +504,29 @@ def test_instance_dictionary_after_serving(ss: Variant, run: str) -> None:
 
     with ss.TCPServer(HOST, handle) as server, client(server):
         getattr(server, run)()
-        assert set(vars(server)) - {"_engine"} == TCP_STATE
+        assert set(vars(server)) - {"_core_engine"} == TCP_STATE
         assert vars(server)[FLAG] is (run == "handle_request")
+
+
+def test_private_names_are_none_that_programs_have(ours: Variant) -> None:
+    """Those that the reference does not have: a program's class has an `_engine` of its own."""
+    for name in ours.module.__all__:
+        cls, known = getattr(ours.module, name), dir(getattr(socketserver, name, object))
+        private = [attribute for attribute in dir(cls) if attribute.startswith("_")]
+        mangled = tuple(f"_{base.__name__}__" for base in cls.__mro__)
+        assert [
+            attribute
+            for attribute in set(private).difference(known, dir(object))
+            if not attribute.startswith(("__", "_core_", "_threads", *mangled))
+            and attribute not in dir(socketserver.ThreadingTCPServer)
+        ] == []
 
 
 def test_threads_appear_with_the_first_threaded_request(ss: Variant) -> None:
     with ss.ThreadingTCPServer(HOST, greet) as server:
         assert "_threads" not in vars(server)
         assert ask_once(server) == b"hello"
-        assert set(vars(server)) - {"_engine"} == {*TCP_STATE, "_threads"}
+        assert set(vars(server)) - {"_core_engine"} == {*TCP_STATE, "_threads"}
         assert type(server._threads) is ss.module._Threads
 
 
