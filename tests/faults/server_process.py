@@ -194,7 +194,7 @@ class ServerProcess:
         """How many descriptors it has open once that has stayed the same for a moment."""
         number, since = self.descriptors(), time.monotonic()
         end = since + PATIENCE
-        while (now := time.monotonic()) - since < 0.05:
+        while (now := time.monotonic()) - since < 0.2:
             assert now < end, "the server does not come to rest"
             time.sleep(0.005)
             if (current := self.descriptors()) != number or self.children():

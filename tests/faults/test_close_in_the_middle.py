@@ -74,10 +74,13 @@ def count_descriptors():
 
 live()
 before = count_descriptors()
-for _ in range(ROUNDS):
+for number in range(ROUNDS):
     live()
+    say("round", number)
 end = time.monotonic() + 20
-while (after := count_descriptors()) > before and time.monotonic() < end:
+while (
+    (after := count_descriptors()) > before or len(threading.enumerate()) > 1
+) and time.monotonic() < end:
     time.sleep(0.01)
 say_json([before, after, len(threading.enumerate()), outcomes])
 """
@@ -89,7 +92,9 @@ say_json([before, after, len(threading.enumerate()), outcomes])
 def test_the_loop_ends_and_leaves_nothing(dispatch: str, origin: str, figures: Figures) -> None:
     source = f"FROM, ROUNDS = {origin!r}, {ROUNDS}\n{SOURCE}"
     with ServerProcess(source, "fastsocketserver", dispatch) as server:
-        before, after, threads, outcomes = json.loads(server.read_line())
+        while (line := server.read_line()).startswith("round"):
+            pass
+        before, after, threads, outcomes = json.loads(line)
         assert (server.wait(), server.errors) == (0, "")
     assert (after, threads) == (before, 1)
     figures.note(

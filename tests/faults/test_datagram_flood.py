@@ -103,12 +103,14 @@ def test_floods_and_oversize_packets(
                     pass
         with open_client(address) as client:
             answered = 0
+            waited_for = set()
             client.settimeout(0.5)
             for number in range(1000):  # a full buffer drops packets
                 packet = b"%d after the flood" % number
+                waited_for.add(answer_to(packet))
                 try:
                     client.send(packet)
-                    assert client.recv(100) == answer_to(packet)
+                    waited_for.remove(client.recv(100))  # be it that of an earlier one, late
                     answered += 1
                 except TimeoutError:
                     continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clients import Honest
+from clients import Honest, ask
 from lengths import count
 from server_process import ServerProcess, needs_proc, on_both
 
@@ -28,6 +28,8 @@ def serve_and_stop(rounds):
         server.shutdown()
         loop.join(30)
         assert not loop.is_alive(), f"round {number} hangs"
+        if number % 20 == 0:
+            say("round", number)
 sys.stdin.readline()
 serve_and_stop(ROUNDS)
 say("rounds")
@@ -47,6 +49,7 @@ def test_no_client_is_lost_between_two_loops(module: str, dispatch: str, figures
             while line != "rounds":
                 line = server.read_line()
             assert server.read_address() == address
+        assert ask(address) == b"HELLO\n"  # by the last loop, which has its descriptors then
         before = server.descriptors_at_rest()
         server.wait_for_descriptors(before)
         server.stop()

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from conftest import Figures
 
 SILENT = 5
-HANDSHAKE_TIMEOUT = count(short=1, long=10)
+HANDSHAKE_TIMEOUT = count(short=4, long=10)
+"""Seconds; load must not make the handshakes of those who do speak take so long."""
 ANSWERS = count(short=20, long=500)
 
 SOURCE = """

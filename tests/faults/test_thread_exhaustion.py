@@ -21,8 +21,8 @@ CLIENTS = count(short=40, long=400)
 THREADS = 6
 """Threads and processes that the server may have."""
 
-UNUSED = 54_321
-"""A user that runs nothing else: the limit is for all that a user runs."""
+UNUSED = 50_000 + os.getpid() % 10_000
+"""A user that runs nothing else: the limit is for all that a user runs, other tests' included."""
 
 LIMIT_USER = f"""
 # That user may not be able to read the modules, which are imported before therefore.

@@ -54,6 +54,12 @@ def dispatch(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture
+def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give requests that are ended more time to do so than load can take."""
+    monkeypatch.setattr(fastsocketserver._base, "_GRACE", DEADLINE)
+
+
 @contextlib.contextmanager
 def running(dispatch: str, handler: Any = Lines, **attributes: Any) -> Iterator[Any]:
     """Give a server that serves, and that the test stops."""
@@ -113,7 +119,7 @@ def test_drain_of_nothing_ends_them_at_once(dispatch: str) -> None:
 
 
 @pytest.mark.parametrize("dispatch", [name for name in SERVERS if name != "forks"])
-def test_handlers_that_are_left_run_to_their_end(dispatch: str) -> None:
+def test_handlers_that_are_left_run_to_their_end(dispatch: str, long_grace: None) -> None:
     ends: list[str] = []
 
     class Handler(Lines):
@@ -173,6 +179,12 @@ def test_no_request_is_taken_while_others_are_drained(dispatch: str) -> None:
     with running(dispatch) as server, client_of(server) as client:
         assert say(client) == b"HELLO\n"
         draining = Call(server.shutdown, LONG)
+        wait_until(
+            lambda: (
+                server._BaseServer__shutdown_request or server._BaseServer__is_shut_down.is_set()
+            ),
+            "the request to be noted",
+        )
         assert draining.still_waits()
         with client_of(server) as late:
             late.sendall(b"late\n")
@@ -195,7 +207,7 @@ def test_drain_does_not_wait_for_one_of_max_children(count: int) -> None:
 
 
 @pytest.mark.skipif("forks" not in SERVERS, reason="this platform does not fork")
-def test_a_child_that_ignores_sigterm_is_killed() -> None:
+def test_a_child_that_ignores_sigterm_is_killed(long_grace: None) -> None:
     class Handler(Lines):
         def handle(self) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

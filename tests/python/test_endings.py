@@ -102,6 +102,7 @@ def test_shutdown_returns_when_the_running_handler_has_ended(ss: Variant) -> Non
         with client_of(server), client_of(server):
             assert entered.wait(DEADLINE), "no request was handled"
             shutdown = Call(server.shutdown)
+            wait_until(lambda: server._BaseServer__shutdown_request, "the request to be noted")
             assert shutdown.still_waits()
             release.set()
             shutdown.outcome("shutdown()")

@@ -533,7 +533,8 @@ def test_cached_threads_that_have_no_room_are_started_when_there_is(end: bool) -
         str([answer] * (1 if end else 5)),
         "True",
     ], errors
-    assert lines[0] == ("WARNING cannot start a thread for a request; trying again until it works")
+    warnings = [line for line in lines if line.startswith("WARNING")]
+    assert warnings[0] == "WARNING cannot start a thread for a request; trying again until it works"
     # Who could not be served is told of.
     assert ("can't start new thread" in errors) is end
 
@@ -602,7 +603,7 @@ def test_idle_connections_hold_no_thread() -> None:
         with clients_of(server, 30) as clients:
             stats = wait_for(server, parked=30)
             assert (stats.accepted, stats.active, stats.idle_threads) == (30, 0, 0)
-            assert threading.active_count() == before
+            assert threading.active_count() <= before
             assert {c.state for c in server.connections()} == {"parked"}
             assert say(clients[7]) == b"HELLO\n"
             wait_for(server, parked=29, active=1)
@@ -638,11 +639,13 @@ def test_parked_connections_are_closed_after_idle_timeout() -> None:
 
 @pytest.mark.parametrize("poll_interval", [None, 3600.0])
 def test_the_loop_wakes_for_parked_connections(poll_interval: float | None) -> None:
-    server = server_of("threads", parking=True, idle_timeout=0.5)
-    with serving(server, poll_interval), clients_of(server, 2) as clients:  # type: ignore[arg-type]
-        wait_for(server, parked=2)
-        assert say(clients[0]) == b"HELLO\n"
-        assert hear_end(clients[1]) == b""
+    server = server_of("threads", parking=True)
+    with serving(server, poll_interval), client_of(server) as client:  # type: ignore[arg-type]
+        wait_for(server, parked=1)
+        assert say(client) == b"HELLO\n"
+        server.idle_timeout = 0.2
+        with client_of(server) as silent:
+            assert hear_end(silent) == b""
 
 
 def test_only_handlers_that_read_first_are_parked() -> None:

@@ -193,11 +193,31 @@ class Server(Command):
             on_error.pop_all()
         return client
 
-    def ask(self, question: bytes = b"hello\n") -> bytes:
-        """Return the answer to one line or one datagram."""
+    def ask(self, question: bytes = b"hello\n", others: int = 0) -> bytes:
+        """Return the answer to one line or one datagram, when no child but `others` is left."""
         with self.connect() as client:
             client.sendall(question)
-            return client.recv(65536)
+            answer = client.recv(65536)
+            while self.kind == socket.SOCK_STREAM and (more := client.recv(65536)):
+                answer += more
+        self.wait_for_children(others)
+        return answer
+
+    def wait_for_children(self, count: int = 0) -> None:
+        """Wait until it has no more children than that, where the kernel tells of them."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        if children.exists():
+            wait_until(
+                lambda: len(children.read_text().split()) <= count, f"children but {count} to go"
+            )
+
+    def sockets(self) -> int:
+        """Return how many sockets it has open: that which listens, and connections."""
+        found = 0
+        for descriptor in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += os.readlink(descriptor).startswith("socket:")
+        return found
 
 
 def serve(*arguments: str, cwd: Path | None = None) -> Outcome:
@@ -341,14 +361,13 @@ def test_handler_that_fails(tmp_path: Path, dispatch: str) -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("dispatch", DISPATCHES)
 def test_stops_while_a_client_is_connected_and_idle(dispatch: str, number: int) -> None:
-    with Server("--dispatch", dispatch, "--drain", "0.5") as server, server.connect() as idle:
-        if dispatch != "sync":
-            assert server.ask() == b"HELLO\n"
+    with Server("--dispatch", dispatch, "--drain", "2.5") as server, server.connect() as idle:
         idle.sendall(b"no line end")
+        wait_until_taken(server, dispatch)
         status, output, errors = server.stop(number)
         assert status == 0
         assert output == (
-            "finishing 1 request, in 0.5 s at most; Ctrl-C ends them at once\n"
+            "finishing 1 request, in 2.5 s at most; Ctrl-C ends them at once\n"
             "1 cut short\nstopped\n"
         )
         # The handler finds no client for what it has read.
@@ -439,12 +458,13 @@ def wait_until_taken(server: Server, dispatch: str) -> None:
     if dispatch == "sync":
         stat = Path(f"/proc/{server.process.pid}/stat")
         if stat.exists():
+            wait_until(lambda: server.sockets() == 2, "the request to be taken")
             wait_until(
                 lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "the handler to wait"
             )
         return
     # What comes after it has been answered.
-    assert server.ask() == b"HELLO\n"
+    assert server.ask(others=1) == b"HELLO\n"
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)
@@ -536,6 +556,7 @@ def test_connections_beyond_those_of_one_client_are_closed(dispatch: str) -> Non
 def test_a_silent_client_is_told_of_in_one_line(dispatch: str, option: str) -> None:
     with Server("--dispatch", dispatch, option, "0.05") as server, server.connect() as client:
         assert client.recv(100) == b""
+        server.wait_for_children()
         status, output, errors = server.stop()
         assert (status, output) == (0, "stopped\n")
         assert re.fullmatch(r"\('127.0.0.1', \d+\) went away: timed out\n", errors)
@@ -569,6 +590,8 @@ def test_tls(dispatch: str, files: str, certificate: Any) -> None:
         ):
             client.sendall(b"hello\n")
             assert client.recv(100) == b"HELLO\n"
+            assert client.recv(100) == b""
+        server.wait_for_children()
         assert server.stop() == (0, "stopped\n", "")
 
 
