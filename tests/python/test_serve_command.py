@@ -419,16 +419,18 @@ def test_socket_file_may_be_gone(tmp_path: Path) -> None:
 FINISHING = "finishing 1 request, in 60 s at most; Ctrl-C ends them at once"
 
 
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["one", "all"])
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("dispatch", DISPATCHES)
-def test_the_first_signal_lets_requests_finish(dispatch: str, number: int) -> None:
+def test_the_first_signal_lets_requests_finish(dispatch: str, number: int, send: Any) -> None:
+    """Be it sent to the server, or to all its processes as terminals and supervisors do."""
     with (
         Server("--dispatch", dispatch, "--drain", "60") as server,
         server.connect() as client,
     ):
         client.sendall(b"hel")
         wait_until_taken(server, dispatch)
-        server.process.send_signal(number)
+        send(server.process.pid, number)
         assert server.read_line() == FINISHING
         client.sendall(b"lo\n")
         assert client.recv(100) == b"HELLO\n"

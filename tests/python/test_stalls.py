@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import DEADLINE, serving, wait_until
+from fastsocketserver._core import Engine
 from probes import LOOPBACK, ask, client_of, connect, read_all
 from program import Program
 
@@ -115,7 +116,7 @@ def test_who_waits_holds_nothing(ours: Variant) -> None:
     with serving(server), client_of(server) as client:
         client.sendall(b"line\n")
         assert begun.wait(DEADLINE)
-        engine = server._find_engine()
+        engine = Engine.of(server)
         wait_until(lambda: engine.held() == [], "the request to wait")
         end.set()
         assert read_all(client) == b"LINE\n"
@@ -137,7 +138,7 @@ def test_a_server_without_a_threshold_tells_nothing(ours: Variant, told: list[st
     held: list[float] = []
 
     def act() -> None:
-        wait_until(lambda: server._find_engine().held()[0][1] > 0.02, "some time to pass")
+        wait_until(lambda: Engine.of(server).held()[0][1] > 0.02, "some time to pass")
         held.append(1)
 
     server = server_of(ours, act, None)
