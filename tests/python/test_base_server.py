@@ -34,6 +34,16 @@ def server(ss: Variant) -> Iterator[Any]:
 # --- a server without a socket ---------------------------------------------------------------
 
 
+def test_finish_request_needs_the_handler_class_alone(ss: Variant) -> None:
+    class Duck:
+        RequestHandlerClass = staticmethod(lambda *args: handled.append(args))
+
+    handled: list[Any] = []
+    duck, request = Duck(), object()
+    ss.BaseServer.finish_request(duck, request, "address")
+    assert handled == [(request, "address", duck)]
+
+
 @pytest.fixture
 def pipe_server(ss: Variant) -> Iterator[Any]:
     """Return a server whose requests are the bytes that arrive in a pipe."""
