@@ -40,7 +40,7 @@ def test_finish_request_needs_the_handler_class_alone(ss: Variant) -> None:
 
     handled: list[Any] = []
     duck, request = Duck(), object()
-    ss.BaseServer.finish_request(duck, request, "address")
+    ss.module.BaseServer.finish_request(duck, request, "address")
     assert handled == [(request, "address", duck)]
 
 
