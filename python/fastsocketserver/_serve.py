@@ -118,12 +118,21 @@ class Served(_Server):
 
 
 def _say(line: str) -> None:
-    """Print a line, also from within a signal's handler, which may have interrupted `print()`."""
-    os.write(1, f"{line}\n".encode())
+    """Print a line, also from within a signal's handler, which may have interrupted `print()`.
+
+    Where nobody reads it, that is no reason not to serve.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        # No number: without a standard output, descriptor 1 is some socket.
+        os.write(sys.stdout.fileno(), os.fsencode(f"{line}\n"))
 
 
 class UsageError(Exception):
     """A command line that cannot be served; its text says why, in one line."""
+
+
+class ServingError(Exception):
+    """The system does not let the server serve; the text says why, in one line."""
 
 
 class Options(NamedTuple):
@@ -157,7 +166,7 @@ def serve(options: Options) -> None:
 
     Raises:
         UsageError: Something that `options` name cannot be had.
-        OSError: The address cannot be listened on.
+        ServingError: The address cannot be listened on, or the loop cannot go on.
     """
     handler, udp, dispatch = options.handler, options.udp, options.dispatch
     family, address = parse_bind(options.bind)
@@ -171,17 +180,27 @@ def serve(options: Options) -> None:
         name = handler
     with (
         contextlib.suppress(KeyboardInterrupt),
+        telling_of_errors(),
         make_server(family, address, handler_class, options) as server,
         own_children(server),
     ):
         server.stop_on(signal.SIGINT, signal.SIGTERM)
-        print(f"serving {name} on {describe(server)} ({dispatch})")
-        print(f"try it:  echo hello | {client_command(server, udp=udp)}")
-        print("Ctrl-C stops it", flush=True)
+        _say(f"serving {name} on {describe(server)} ({dispatch})")
+        _say(f"try it:  echo hello | {client_command(server, udp=udp)}")
+        _say("Ctrl-C stops it")
         server.serve_forever(min(0.5, options.stats or 0.5))
         if cut_short := server.finish_requests():
-            print(f"{cut_short} cut short")
-    print("stopped", flush=True)
+            _say(f"{cut_short} cut short")
+    _say("stopped")
+
+
+@contextlib.contextmanager
+def telling_of_errors() -> Iterator[None]:
+    """Have each `OSError` be a `ServingError`."""
+    try:
+        yield
+    except OSError as error:
+        raise ServingError(str(error)) from error
 
 
 def parse_bind(bind: str) -> tuple[int, AddressType]:
@@ -239,7 +258,12 @@ def find_handler(name: str) -> Any:
 
 
 def make_server(family: int, address: AddressType, handler_class: Any, options: Options) -> Any:
-    """Open a server with these properties."""
+    """Open a server with these properties.
+
+    Raises:
+        UsageError: What `options` ask for cannot be had.
+        ServingError: The address cannot be listened on.
+    """
     udp, dispatch = options.udp, options.dispatch
     mixins: dict[str, tuple[type, ...]] = {
         "sync": (),
@@ -270,6 +294,8 @@ def make_server(family: int, address: AddressType, handler_class: Any, options: 
         return type("Server", bases, attributes)(address, handler_class)
     except ImportError as error:
         raise UsageError(str(error)) from None
+    except OSError as error:
+        raise ServingError(f"cannot listen on {options.bind}: {error}") from error
 
 
 def describe(server: BaseServer) -> str:
@@ -334,7 +360,7 @@ def main(options: Options) -> int:
     except UsageError as error:
         print(f"fastsocketserver serve: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"fastsocketserver serve: cannot listen on {options.bind}: {error}", file=sys.stderr)
+    except ServingError as error:
+        print(f"fastsocketserver serve: {error}", file=sys.stderr)
         return 1
     return 0

@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import textwrap
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -477,6 +478,55 @@ def test_a_line_about_what_has_been_done(dispatch: str) -> None:
         assert (status, errors) == (0, "")
 
 
+NOBODY_READS = {
+    "closed": "os.close(1)",
+    "full": "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)",
+    "broken": "reading, writing = os.pipe(); os.close(reading); os.dup2(writing, 1)",
+}
+
+
+@pytest.mark.parametrize("trouble", NOBODY_READS)
+def test_serves_without_a_standard_output(tmp_path: Path, trouble: str) -> None:
+    if trouble == "full" and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = [sys.executable, "-W", "error", "-m", "fastsocketserver", "serve"]
+    run = f"import os, sys; {NOBODY_READS[trouble]}; os.execv(sys.argv[1], sys.argv[1:])"
+    with Command(
+        "-c", run, *command, "--bind", "unix:socket", "--stats", "0.01", cwd=tmp_path
+    ) as server:
+        wait_until(lambda: answers(tmp_path / "socket"), "the server to listen")
+        ask_for_a_while(tmp_path / "socket")
+        assert server.stop() == (0, "", "")
+
+
+def test_goes_on_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+    with Server("--stats", "0.01", bind="unix:socket", cwd=tmp_path) as server:
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+        ask_for_a_while(tmp_path / "socket")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(DEADLINE) == 0
+        assert server.process.stderr is not None
+        assert server.process.stderr.read() == b""
+
+
+def answers(path: Path) -> bool:
+    """Say whether a request to the server there is answered."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(DEADLINE)
+        if client.connect_ex(str(path)):
+            return False
+        client.sendall(b"hello\n")
+        return client.recv(100) == b"HELLO\n"
+
+
+def ask_for_a_while(path: Path) -> None:
+    """Have requests answered until several lines about them are due."""
+    end = time.monotonic() + 0.1
+    while time.monotonic() < end:
+        assert answers(path)
+
+
 @pytest.mark.parametrize("dispatch", ["threads", "greenlets"])
 def test_requests_beyond_max_threads_wait(dispatch: str) -> None:
     with (
@@ -714,6 +764,13 @@ def test_module_that_cannot_be_imported(tmp_path: Path, source: str, error: str)
     assert errors.startswith("Traceback (most recent call last):\n")
     assert f'File "{tmp_path / "handlers.py"}", line 1' in errors
     assert re.fullmatch(error, errors.splitlines()[-1])
+
+
+def test_module_whose_import_meets_an_error_of_the_system(tmp_path: Path) -> None:
+    write(tmp_path / "handlers.py", "open('no_such_file')")
+    status, output, errors = serve("handlers:Handler", cwd=tmp_path)
+    assert (status, output) == (1, "")
+    assert errors.startswith("Traceback (most recent call last):\n")
 
 
 @pytest.mark.parametrize("arguments", ["", "sevre", "--verbose serve"])
