@@ -186,7 +186,8 @@ def serve(options: Options) -> None:
     ):
         server.stop_on(signal.SIGINT, signal.SIGTERM)
         _say(f"serving {name} on {describe(server)} ({dispatch})")
-        _say(f"try it:  echo hello | {client_command(server, udp=udp)}")
+        if command := client_command(server, udp=udp):
+            _say(f"try it:  echo hello | {command}")
         _say("Ctrl-C stops it")
         server.serve_forever(min(0.5, options.stats or 0.5))
         if cut_short := server.finish_requests():
@@ -309,13 +310,23 @@ def describe(server: BaseServer) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def client_command(server: BaseServer, *, udp: bool) -> str:
-    """The netcat command that reaches `server`."""
+def client_command(server: BaseServer, *, udp: bool) -> str | None:
+    """The command that reaches `server` from a shell; `None` where none is known."""
     address = server.server_address
-    options = " -u -w 1" if udp else ""
-    if isinstance(address, (str, bytes)):
-        return f"nc{options} -U {shlex.quote(os.fsdecode(address).replace(chr(0), '@'))}"
-    return f"nc{options} {address[0]} {address[1]}"
+    is_unix = isinstance(address, (str, bytes))
+    if server.ssl_context is not None:
+        # It takes no name of the abstract namespace.
+        if isinstance(address, bytes):
+            return None
+        target = ["-unix", address] if is_unix else ["-connect", describe(server)]
+        return shlex.join(["openssl", "s_client", "-quiet", *target])
+    options = ["-u", "-w", "1"] if udp else []
+    target = (
+        ["-U", os.fsdecode(address).replace(chr(0), "@")]
+        if is_unix
+        else [address[0], str(address[1])]
+    )
+    return shlex.join(["nc", *options, *target])
 
 
 def load_certificate(options: Options) -> Any:

@@ -8,6 +8,7 @@ import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import ssl
@@ -620,6 +621,33 @@ def test_tls(dispatch: str, files: str, certificate: Any) -> None:
             client.sendall(b"hello\n")
             assert client.recv(100) == b"HELLO\n"
         assert server.stop() == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("family", [family for family in ADDRESSES if family != "abstract"])
+def test_the_command_that_it_proposes_speaks_tls(
+    tmp_path: Path, family: str, certificate: Any
+) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl here")
+    both = str(certificate[3])
+    with Server("--certificate", both, bind=ADDRESSES[family], cwd=tmp_path) as server:
+        target = "-unix ./socket" if family == "unix" else f"-connect {shlex.quote(server.bind)}"
+        command = f"echo hello | openssl s_client -quiet {target}"
+        assert server.lines[1] == f"try it:  {command}"
+        answer = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, capture_output=True, timeout=DEADLINE
+        )
+        assert answer.stdout == b"HELLO\n"
+
+
+@pytest.mark.skipif("abstract" not in ADDRESSES, reason="no abstract namespace here")
+def test_no_command_reaches_tls_at_an_abstract_name(certificate: Any) -> None:
+    bind = f"unix:@fastsocketserver.test.{os.getpid()}"
+    with Command(
+        *("-m", "fastsocketserver", "serve", "--bind", bind, "--certificate", certificate[3])
+    ) as server:
+        assert server.read_line() == f"serving the upper-casing example on {bind} (threads)"
+        assert server.read_line() == "Ctrl-C stops it"
 
 
 def test_certificate_without_its_key(certificate: Any) -> None:
