@@ -343,12 +343,44 @@ def load_certificate(options: Options) -> Any:
         raise UsageError("there is no TLS over datagrams: --certificate with --udp")
     import ssl
 
+    key_file = options.key or options.certificate
+
+    def refuse() -> str:
+        raise UsageError(f"the key in {key_file} has a pass phrase, which is not supported")
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(options.certificate, options.key)
+        context.load_cert_chain(options.certificate, options.key, refuse)
     except OSError as error:
-        raise UsageError(f"cannot use the certificate {options.certificate}: {error}") from None
+        raise UsageError(find_fault(error, options.certificate, options.key)) from None
     return context
+
+
+def find_fault(error: OSError, certificate: str, key: str | None) -> str:
+    """Say what is wrong with files for which loading them only gives `error`."""
+    import ssl
+
+    for file in (certificate, key or certificate):
+        try:
+            with open(file, "rb"):
+                pass
+        except OSError as unreadable:
+            return f"cannot read {file}: {unreadable.strerror}"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate)
+    except ssl.SSLError:
+        return f"{certificate} is no certificate in PEM"
+    reason = getattr(error, "reason", None)
+    if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
+        return f"the key {key or certificate} is not that of the certificate {certificate}"
+    # OpenSSL has no name for what it says where there is none.
+    if reason in (None, "NO_START_LINE"):
+        return (
+            f"{key} holds no private key in PEM"
+            if key
+            else f"{certificate} holds no private key: give it by --key"
+        )
+    return f"cannot use the certificate {certificate}: {error}"
 
 
 @contextlib.contextmanager

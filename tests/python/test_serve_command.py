@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import trustme
 from conftest import DEADLINE, wait_until
+from cryptography.hazmat.primitives import serialization
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -650,14 +651,53 @@ def test_no_command_reaches_tls_at_an_abstract_name(certificate: Any) -> None:
         assert server.read_line() == "Ctrl-C stops it"
 
 
-def test_certificate_without_its_key(certificate: Any) -> None:
-    _, chain, key, _ = certificate
-    for options in ([chain], [key], [chain.with_name("none.pem")], [chain, "--key", chain]):
-        status, output, errors = serve("--certificate", *map(str, options))
-        assert (status, output) == (2, "")
-        assert re.fullmatch(
-            rf"fastsocketserver serve: cannot use the certificate {options[0]}: .+\n", errors
-        )
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        (["none.pem"], "cannot read none.pem: No such file or directory"),
+        (["chain.pem", "none.key"], "cannot read none.key: No such file or directory"),
+        (["none.pem", "none.key"], "cannot read none.pem: No such file or directory"),
+        (["folder"], "cannot read folder: Is a directory"),
+        (["garbage"], "garbage is no certificate in PEM"),
+        (["broken", "key.pem"], "broken is no certificate in PEM"),
+        (["key.pem", "chain.pem"], "key.pem is no certificate in PEM"),
+        (["chain.pem"], "chain.pem holds no private key: give it by --key"),
+        (["chain.pem", "chain.pem"], "chain.pem holds no private key in PEM"),
+        (["chain.pem", "garbage"], "garbage holds no private key in PEM"),
+        (["chain.pem", "other.key"], "the key other.key is not that of the certificate chain.pem"),
+        (["chain.pem", "rsa.key"], "the key rsa.key is not that of the certificate chain.pem"),
+        (
+            ["chain.pem", "secret.key"],
+            "the key in secret.key has a pass phrase, which is not supported",
+        ),
+        (["secret.pem"], "the key in secret.pem has a pass phrase, which is not supported"),
+    ],
+)
+def test_certificate_that_cannot_be_used(
+    tmp_path: Path, certificate: Any, files: list[str], fault: str
+) -> None:
+    authority, chain, key, _ = certificate
+    shutil.copytree(chain.parent, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "garbage").write_text("garbage")
+    base64 = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    (tmp_path / "broken").write_text(base64)
+    other, rsa = (
+        authority.issue_cert("127.0.0.1", key_type=kind).private_key_pem
+        for kind in (trustme.KeyType.ECDSA, trustme.KeyType.RSA)
+    )
+    other.write_to_path(tmp_path / "other.key")
+    rsa.write_to_path(tmp_path / "rsa.key")
+    secret = serialization.load_pem_private_key(key.read_bytes(), None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (tmp_path / "secret.key").write_bytes(secret)
+    (tmp_path / "secret.pem").write_bytes(chain.read_bytes() + secret)
+    certificate_file, *key_file = files
+    options = ["--certificate", certificate_file, *(["--key", *key_file] if key_file else [])]
+    assert serve(*options, cwd=tmp_path) == (2, "", f"fastsocketserver serve: {fault}\n")
 
 
 @pytest.mark.parametrize(
