@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import shlex
 import signal
 import socket
+import stat
 import sys
 import time
 from typing import Any, NamedTuple
@@ -210,7 +212,7 @@ def parse_bind(bind: str) -> tuple[int, AddressType]:
     Raises:
         UsageError: It names none.
     """
-    if bind.startswith("unix:") and len(bind) > len("unix:"):
+    if bind.startswith("unix:") and bind not in ("unix:", "unix:@"):
         if not hasattr(socket, "AF_UNIX"):
             raise UsageError(f"no Unix sockets on this platform: {bind}")
         path = bind.removeprefix("unix:")
@@ -296,7 +298,16 @@ def make_server(family: int, address: AddressType, handler_class: Any, options: 
     except ImportError as error:
         raise UsageError(str(error)) from None
     except OSError as error:
-        raise ServingError(f"cannot listen on {options.bind}: {error}") from error
+        hint = "; if no server uses it, remove the file" if _is_in_the_way(error, address) else ""
+        raise ServingError(f"cannot listen on {options.bind}: {error}{hint}") from error
+
+
+def _is_in_the_way(error: OSError, address: AddressType) -> bool:
+    """Whether `error` is due to a Unix socket's file, maybe that of a server that is gone."""
+    try:
+        return error.errno == errno.EADDRINUSE and stat.S_ISSOCK(os.stat(address).st_mode)
+    except (OSError, TypeError, ValueError):
+        return False  # No file, but an address of the network, or an abstract name.
 
 
 def describe(server: BaseServer) -> str:

@@ -732,12 +732,21 @@ def test_address_in_use(tmp_path: Path, family: str, options: tuple[str, ...]) -
     bind = ADDRESSES[family].format(pid=os.getpid())
     with Server(*options, bind=bind, cwd=tmp_path) as server:
         reason = f"[Errno {errno.EADDRINUSE}] {os.strerror(errno.EADDRINUSE)}"
+        if family == "unix":
+            reason += "; if no server uses it, remove the file"
         assert serve("--bind", server.bind, *options, cwd=tmp_path) == (
             1,
             "",
             f"fastsocketserver serve: cannot listen on {server.bind}: {reason}\n",
         )
         assert server.ask() == b"HELLO\n"
+
+
+def test_other_file_where_the_socket_should_be(tmp_path: Path) -> None:
+    (tmp_path / "socket").touch()
+    status, _, errors = serve("--bind", "unix:socket", cwd=tmp_path)
+    assert (status, errors.count("remove the file")) == (1, 0)
+    assert (tmp_path / "socket").exists()
 
 
 def test_socket_file_in_no_folder(tmp_path: Path) -> None:
@@ -801,6 +810,7 @@ def test_wrong_command_line(arguments: str, reason: str) -> None:
         "[::1]",
         "[::1:0",
         "unix:",
+        "unix:@",
         "..:0",
         f"{64 * 'x'}:0",
     ],
