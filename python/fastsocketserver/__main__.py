@@ -57,6 +57,12 @@ def _parser() -> ArgumentParser:
     tls = serve.add_argument_group("TLS")
     tls.add_argument("--certificate", metavar="FILE", help="the certificate, and its chain; PEM")
     tls.add_argument("--key", metavar="FILE", help="its key, if it is not in the same file")
+    tls.add_argument(
+        "--handshake-timeout",
+        type=_limit,
+        metavar="SECONDS",
+        help="for how long a handshake lasts (default: 10)",
+    )
     limits = serve.add_argument_group("limits (none by default; further requests wait)")
     limits.add_argument(
         "--max-threads",
@@ -74,13 +80,20 @@ def _parser() -> ArgumentParser:
         help="the same from one address; further ones are closed",
     )
     limits.add_argument(
+        "--parking",
+        action="store_true",
+        default=None,
+        help="no thread for a connection whose client has sent nothing; with --certificate, or a"
+        " handler class that says `reads_first = True`, for nothing happens before it reads",
+    )
+    limits.add_argument(
         "--idle-timeout",
-        type=_seconds,
+        type=_limit,
         metavar="SECONDS",
         help="for how long a handler waits for its client to go on",
     )
     limits.add_argument(
-        "--request-deadline", type=_seconds, metavar="SECONDS", help="for how long a request lasts"
+        "--request-deadline", type=_limit, metavar="SECONDS", help="for how long a request lasts"
     )
     serve.add_argument(
         "--drain",
@@ -105,27 +118,48 @@ def _parser() -> ArgumentParser:
 
 def _count(text: str) -> int:
     """A number of at least 1."""
-    count = int(text)
+    from argparse import ArgumentTypeError
+
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
     if count < 1:
-        raise ValueError
-    return count
+        raise ArgumentTypeError(f"not a number, 1 or more: {text!r}")
+    return min(count, sys.maxsize)
 
 
 def _seconds(text: str) -> float:
-    """A time of 0 s or more."""
-    seconds = float(text)
+    """A time of 0 s or more, and no longer than what the system can wait for."""
+    from argparse import ArgumentTypeError
+    from threading import TIMEOUT_MAX
+
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
     if not 0 <= seconds < float("inf"):
-        raise ValueError
+        raise ArgumentTypeError(f"not a number of seconds: {text!r}")
+    return min(seconds, TIMEOUT_MAX)
+
+
+def _limit(text: str) -> float:
+    """A time of more than 0 s."""
+    from argparse import ArgumentTypeError
+
+    if not (seconds := _seconds(text)):
+        raise ArgumentTypeError(f"not more than 0 seconds: {text!r}")
     return seconds
 
 
-_count.__name__, _seconds.__name__ = "number, 1 or more", "number of seconds"
-_LIMITS = (
+_ATTRIBUTES = (
     "max_threads",
     "max_connections",
     "max_connections_per_client",
+    "parking",
     "idle_timeout",
     "request_deadline",
+    "handshake_timeout",
 )
 """Options that are attributes of the server."""
 
@@ -166,9 +200,10 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.command == "run":
         parser.exit(2, "fastsocketserver run: expects a script, or -m and the name of a module\n")
-    attributes = {name: getattr(options, name) for name in _LIMITS}
-    if options.max_threads is not None and options.dispatch == "forks":
-        attributes["max_children"] = options.max_threads
+    given = {name: getattr(options, name) for name in _ATTRIBUTES}
+    attributes = {name: value for name, value in given.items() if value is not None}
+    if options.dispatch == "forks" and "max_threads" in attributes:
+        attributes["max_children"] = attributes["max_threads"]
     return _serve.main(
         _serve.Options(
             handler=options.handler,

@@ -40,6 +40,7 @@ class UpperCaseStream(_handlers.StreamRequestHandler):
     """Answers one line with the same line in upper case; what is served by default."""
 
     timeout = 60
+    reads_first = True
 
     def handle(self) -> None:
         self.wfile.write(self.rfile.readline(10_000).upper())
@@ -149,7 +150,7 @@ class Options(NamedTuple):
         key: One with its key, if that is another file.
         drain: Seconds that requests have to end when the server stops.
         stats: Seconds between two lines about what has been done; `None` for none.
-        attributes: Attributes of the server.
+        attributes: Attributes of the server that the command line names.
     """
 
     handler: str | None
@@ -179,7 +180,9 @@ def serve(options: Options) -> None:
         name = "the upper-casing example"
     else:
         handler_class = find_handler(handler)
+        check_kind(handler, handler_class, udp=udp)
         name = handler
+    check_attributes(options, family, reads_first=getattr(handler_class, "reads_first", False))
     with (
         contextlib.suppress(KeyboardInterrupt),
         telling_of_errors(),
@@ -258,6 +261,46 @@ def find_handler(name: str) -> Any:
     if not callable(found):
         raise UsageError(f"not a request handler class: {name}")
     return found
+
+
+def check_kind(name: str, handler_class: Any, *, udp: bool) -> None:
+    """See to it that a handler of datagrams is given datagrams, and one of connections those.
+
+    Raises:
+        UsageError: It would get the other.
+    """
+    if not isinstance(handler_class, type):
+        return
+    if udp and issubclass(handler_class, _handlers.StreamRequestHandler):
+        raise UsageError(f"{name} handles connections: leave out --udp")
+    if not udp and issubclass(handler_class, _handlers.DatagramRequestHandler):
+        raise UsageError(f"{name} handles datagrams: add --udp")
+
+
+def check_attributes(options: Options, family: int, *, reads_first: bool) -> None:
+    """See to it that each attribute of the server has an effect.
+
+    Raises:
+        UsageError: One has none.
+    """
+    dispatch = options.dispatch
+    numbers = ("max_threads", "max_connections", "max_connections_per_client")
+    for name in options.attributes:
+        if options.udp and name in ("idle_timeout", "request_deadline", "parking"):
+            why = "with --udp"
+        elif dispatch == "sync" and name in numbers:
+            why = "with --dispatch sync"
+        elif family not in (socket.AF_INET, socket.AF_INET6) and name == numbers[-1]:
+            why = "with unix:"
+        elif options.certificate is None and name == "handshake_timeout":
+            why = "without --certificate"
+        elif dispatch != "threads" and name == "parking":
+            why = f"with --dispatch {dispatch}"
+        elif options.certificate is None and not reads_first and name == "parking":
+            why = f"without --certificate, unless {options.handler} says `reads_first = True`"
+        else:
+            continue
+        raise UsageError(f"--{name.replace('_', '-')} is of no use {why}")
 
 
 def make_server(family: int, address: AddressType, handler_class: Any, options: Options) -> Any:

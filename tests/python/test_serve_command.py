@@ -157,6 +157,7 @@ DISPATCHES = [
     pytest.param("forks", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")),
     "greenlets",
 ]
+DEADLINES = ["--idle-timeout", "--request-deadline", "--handshake-timeout"]
 SIGNALS = [
     pytest.param(signal.SIGINT, id="SIGINT"),
     pytest.param(signal.SIGTERM, id="SIGTERM"),
@@ -593,6 +594,77 @@ def test_a_silent_client_is_told_of_in_one_line(dispatch: str, option: str) -> N
         assert re.fullmatch(r"\('127.0.0.1', \d+\) went away: timed out\n", errors)
 
 
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_numbers_beyond_what_can_be_counted(dispatch: str) -> None:
+    counts = ["--max-connections", "--max-connections-per-client", "--max-threads"]
+    times = ["--idle-timeout", "--request-deadline", "--drain", "--stats"]
+    options = [f"{option}={10**30}" for option in times]
+    if dispatch != "sync":
+        options += [f"{option}={10**30}" for option in counts]
+    with Server("--dispatch", dispatch, *options) as server:
+        assert server.ask() == b"HELLO\n"
+        assert server.stop() == (0, "stopped\n", "")
+
+
+def test_silent_clients_hold_no_threads(certificate: Any) -> None:
+    options = ["--parking", "--max-threads", "1"]
+    with Server(*options) as server, server.connect():
+        assert server.ask() == b"HELLO\n"
+    with Server(*options, "--certificate", str(certificate[3])) as server, server.connect():
+        assert ask_by_tls(server, certificate) == b"HELLO\n"
+
+
+def test_silent_clients_hold_no_threads_where_the_handler_says_so(tmp_path: Path) -> None:
+    write(
+        tmp_path / "handlers.py",
+        """
+        from socketserver import StreamRequestHandler
+
+        class Speaks(StreamRequestHandler):
+            def handle(self):
+                self.wfile.write(b"hello\\n")
+
+        class Reads(StreamRequestHandler):
+            reads_first = True
+
+            def handle(self):
+                self.wfile.write(self.rfile.readline())
+        """,
+    )
+    assert serve("handlers:Speaks", "--parking", cwd=tmp_path) == (
+        2,
+        "",
+        "fastsocketserver serve: --parking is of no use without --certificate, unless"
+        " handlers:Speaks says `reads_first = True`\n",
+    )
+    with (
+        Server("handlers:Reads", "--parking", "--max-threads", "1", cwd=tmp_path) as server,
+        server.connect(),
+    ):
+        assert server.ask() == b"hello\n"
+
+
+def test_handshake_timeout(certificate: Any) -> None:
+    with (
+        Server("--certificate", str(certificate[3]), "--handshake-timeout", "0.05") as server,
+        server.connect() as silent,
+    ):
+        assert silent.recv(100) == b""
+        assert ask_by_tls(server, certificate) == b"HELLO\n"
+
+
+def ask_by_tls(server: Server, certificate: Any) -> bytes:
+    """Return the answer to one line."""
+    context = ssl.create_default_context()
+    certificate[0].configure_trust(context)
+    with (
+        server.connect() as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
+    ):
+        client.sendall(b"hello\n")
+        return client.recv(100)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path, Path, Path]:
     """Return an authority, and files with a certificate, with its key, and with both."""
@@ -610,17 +682,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, P
 @pytest.mark.parametrize("files", ["two", "one"])
 @pytest.mark.parametrize("dispatch", DISPATCHES)
 def test_tls(dispatch: str, files: str, certificate: Any) -> None:
-    authority, chain, key, both = certificate
+    _, chain, key, both = certificate
     options = ["--certificate", chain, "--key", key] if files == "two" else ["--certificate", both]
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
     with Server("--dispatch", dispatch, *map(str, options)) as server:
-        with (
-            server.connect() as plain,
-            context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
-        ):
-            client.sendall(b"hello\n")
-            assert client.recv(100) == b"HELLO\n"
+        assert ask_by_tls(server, certificate) == b"HELLO\n"
         assert server.stop() == (0, "stopped\n", "")
 
 
@@ -706,14 +771,18 @@ def test_certificate_that_cannot_be_used(
         ("--key key.pem", "--key is of no use without --certificate"),
         ("--udp --certificate c.pem", "there is no TLS over datagrams: --certificate with --udp"),
         *(
-            (f"{option} {value}", f"argument {option}: invalid number, 1 or more value: '{value}'")
+            (f"{option} {value}", f"argument {option}: not a number, 1 or more: '{value}'")
             for option in ("--max-threads", "--max-connections", "--max-connections-per-client")
             for value in ("0", "-1", "x", "1.5", "")
         ),
         *(
-            (f"{option} {value}", f"argument {option}: invalid number of seconds value: '{value}'")
-            for option in ("--idle-timeout", "--request-deadline", "--drain", "--stats")
+            (f"{option} {value}", f"argument {option}: not a number of seconds: '{value}'")
+            for option in (*DEADLINES, "--drain", "--stats")
             for value in ("x", "-1", "nan", "inf")
+        ),
+        *(
+            (f"{option} 0", f"argument {option}: not more than 0 seconds: '0'")
+            for option in DEADLINES
         ),
     ],
 )
@@ -721,6 +790,41 @@ def test_values_that_are_none(arguments: str, reason: str) -> None:
     status, output, errors = serve(*arguments.split(" "))
     assert (status, output) == (2, "")
     assert errors == f"fastsocketserver serve: {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("--handshake-timeout=1", "without --certificate"),
+        *(
+            (f"{option}=1 --dispatch=sync", "with --dispatch sync")
+            for option in ("--max-threads", "--max-connections", "--max-connections-per-client")
+        ),
+        *((f"{option}=1 --udp", "with --udp") for option in DEADLINES[:2]),
+        ("--parking --udp", "with --udp"),
+        ("--max-connections-per-client=1 --bind=unix:socket", "with unix:"),
+        *(
+            (f"--parking --dispatch={dispatch}", f"with --dispatch {dispatch}")
+            for dispatch in ("sync", "forks", "greenlets")
+        ),
+    ],
+)
+def test_options_without_effect(tmp_path: Path, arguments: str, why: str) -> None:
+    option = re.split("[ =]", arguments)[0]
+    reason = f"fastsocketserver serve: {option} is of no use {why}\n"
+    assert serve(*arguments.split(), cwd=tmp_path) == (2, "", reason)
+
+
+@pytest.mark.parametrize(
+    ("handler", "option", "advice"),
+    [
+        ("StreamRequestHandler", "--udp", "handles connections: leave out --udp"),
+        ("DatagramRequestHandler", "--dispatch=sync", "handles datagrams: add --udp"),
+    ],
+)
+def test_handler_of_another_kind(handler: str, option: str, advice: str) -> None:
+    name = f"socketserver:{handler}"
+    assert serve(name, option) == (2, "", f"fastsocketserver serve: {name} {advice}\n")
 
 
 # Addresses that cannot be listened on
