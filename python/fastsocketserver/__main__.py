@@ -83,8 +83,8 @@ def _parser() -> ArgumentParser:
         "--parking",
         action="store_true",
         default=None,
-        help="no thread for a connection whose client has sent nothing; with --certificate, or a"
-        " handler class that says `reads_first = True`, for nothing happens before it reads",
+        help="no thread for a connection whose client has sent nothing; takes --certificate, or a"
+        " handler class that says `reads_first = True`: that it does nothing before it reads",
     )
     limits.add_argument(
         "--idle-timeout",
@@ -106,14 +106,27 @@ def _parser() -> ArgumentParser:
     serve.add_argument(
         "--stats", type=_seconds, metavar="SECONDS", help="print a line about what has been done"
     )
-    commands.add_parser(
+    # Only for its help, and to say what is wrong: see `main()`.
+    run = commands.add_parser(
         "run",
         help="run an unmodified program on this package",
-        usage="%(prog)s [-h] [--dispatch {threads,greenlets}] (-m MODULE | SCRIPT) [ARGUMENT ...]",
-        description="With `--dispatch greenlets`, requests run in greenlets that the program would"
-        " have run in threads.",
+        usage=f"%(prog)s [-h] {_RUN_USAGE}",
+        allow_abbrev=False,
     )
+    run.add_argument(
+        "--dispatch",
+        choices=_RUN_DISPATCHES,
+        help="greenlets: requests run in greenlets that the program would have run in threads",
+    )
+    run.add_argument("-m", dest="module", metavar="MODULE", help="a module, as python -m runs it")
+    run.add_argument("script", nargs="?", metavar="SCRIPT", help="a file, a folder or a zip file")
+    run.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="what the program is given")
     return parser
+
+
+_RUN_DISPATCHES = ("threads", "greenlets")
+_RUN_OPTIONS = {f"--dispatch={dispatch}": dispatch for dispatch in _RUN_DISPATCHES}
+_RUN_USAGE = "[--dispatch {threads,greenlets}] (-m MODULE | SCRIPT) [ARGUMENT ...]"
 
 
 def _count(text: str) -> int:
@@ -186,8 +199,10 @@ def main(argv: list[str]) -> int:
     # What follows the program's name is the program's own, so argparse must not see it. Nor must it
     # be imported: modules beside the program come before those of the standard library.
     match argv:
-        case ["run", "--dispatch", ("threads" | "greenlets") as dispatch, *program]:
+        case ["run", "--dispatch", dispatch, *program] if dispatch in _RUN_DISPATCHES:
             status = _run_program(dispatch, program)
+        case ["run", option, *program] if option in _RUN_OPTIONS:
+            status = _run_program(_RUN_OPTIONS[option], program)
         case ["run", *program]:
             status = _run_program("threads", program)
         case _:
@@ -199,7 +214,9 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.command == "run":
-        parser.exit(2, "fastsocketserver run: expects a script, or -m and the name of a module\n")
+        is_named = options.module or options.script
+        what = f"expects {_RUN_USAGE}" if is_named else "a script, or -m MODULE, is missing"
+        parser.exit(2, f"fastsocketserver run: {what}\n")
     given = {name: getattr(options, name) for name in _ATTRIBUTES}
     attributes = {name: value for name, value in given.items() if value is not None}
     if options.dispatch == "forks" and "max_threads" in attributes:

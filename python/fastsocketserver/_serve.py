@@ -295,7 +295,7 @@ def check_attributes(options: Options, family: int, *, reads_first: bool) -> Non
         elif options.certificate is None and name == "handshake_timeout":
             why = "without --certificate"
         elif dispatch != "threads" and name == "parking":
-            why = f"with --dispatch {dispatch}"
+            raise UsageError("--parking needs --dispatch threads")
         elif options.certificate is None and not reads_first and name == "parking":
             why = f"without --certificate, unless {options.handler} says `reads_first = True`"
         else:

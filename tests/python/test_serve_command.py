@@ -769,6 +769,7 @@ def test_certificate_that_cannot_be_used(
     ("arguments", "reason"),
     [
         ("--key key.pem", "--key is of no use without --certificate"),
+        ("--parking --dispatch greenlets", "--parking needs --dispatch threads"),
         ("--udp --certificate c.pem", "there is no TLS over datagrams: --certificate with --udp"),
         *(
             (f"{option} {value}", f"argument {option}: not a number, 1 or more: '{value}'")
@@ -803,10 +804,6 @@ def test_values_that_are_none(arguments: str, reason: str) -> None:
         *((f"{option}=1 --udp", "with --udp") for option in DEADLINES[:2]),
         ("--parking --udp", "with --udp"),
         ("--max-connections-per-client=1 --bind=unix:socket", "with unix:"),
-        *(
-            (f"--parking --dispatch={dispatch}", f"with --dispatch {dispatch}")
-            for dispatch in ("sync", "forks", "greenlets")
-        ),
     ],
 )
 def test_options_without_effect(tmp_path: Path, arguments: str, why: str) -> None:
