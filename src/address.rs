@@ -44,7 +44,8 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "not an address: {:?} (use HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME)",
+            "not an address: {:?} (use IP:PORT, [V6]:PORT, unix:PATH or unix:@NAME; names of hosts are \
+             not looked up)",
             self.0
         )
     }
@@ -112,10 +113,11 @@ impl From<SocketAddr> for Address {
 impl FromStr for Address {
     type Err = AddressError;
 
-    /// Reads a numeric address; no name is looked up.
+    /// Reads a numeric address; no name is looked up. [`ToSocketAddrs`](std::net::ToSocketAddrs)
+    /// does that, and `Address::from` takes what it finds.
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let address = match text.strip_prefix("unix:") {
-            Some("") => None,
+            Some("" | "@") => None,
             Some(path) => Some(match path.strip_prefix('@') {
                 Some(name) => Self::UnixAbstract(name.as_bytes().to_vec()),
                 None => Self::UnixPath(path.into()),

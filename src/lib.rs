@@ -52,7 +52,8 @@
 //!   ([`Stats::accept_errors`]).
 //! - A line may be as long as the client likes. Where that must not be, read through
 //!   [`Read::take`](std::io::Read::take).
-//! - A client may say nothing for as long as it likes: set a read timeout on the [`Request`]'s socket.
+//! - A client may say nothing for as long as it likes: set a read timeout on the [`Request`]'s socket,
+//!   with the crate `socket2`, as is shown [there](Request).
 //! - A datagram is cut at [`max_packet_size`](ListenOptions::max_packet_size), and says so.
 //!
 //! Windows has no implementation yet.
@@ -62,6 +63,9 @@
 //! What goes wrong with one request is told to [`Handler::error`], counted, and ends that request
 //! alone; so does a panic. What goes wrong with the server is an [`Error`], which keeps the system's
 //! errno.
+//!
+//! By default, and with a closure for a handler always, [`Handler::error`] says nothing: such errors
+//! show in [`Stats::failed`] alone.
 //!
 //! # The shape of the crate
 //!

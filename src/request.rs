@@ -29,9 +29,21 @@ use crate::writer::Writer;
 /// }
 /// ```
 ///
-/// For anything else there is the socket itself, by its descriptor: to limit how long reading waits,
-/// for one, `SockRef::from(&*request).set_read_timeout(...)` of the crate `socket2`. The connection is
-/// shut down and closed when it has been handled.
+/// For anything else there is the socket itself, by its descriptor. With the crate `socket2`, this
+/// limits how long each read waits:
+///
+/// ```
+/// use fastsocketserver::Request;
+/// use socket2::SockRef;
+/// use std::io;
+/// use std::time::Duration;
+///
+/// fn be_impatient(request: &mut Request) -> io::Result<()> {
+///     SockRef::from(&*request).set_read_timeout(Some(Duration::from_secs(10)))
+/// }
+/// ```
+///
+/// The connection is shut down and closed when it has been handled.
 #[derive(Debug)]
 pub struct Request {
     peer: Option<Address>,

@@ -12,10 +12,18 @@ fn text_form_is_read_back() {
 
 #[test]
 fn what_is_no_address_is_named_in_the_error() {
-    for text in ["", "localhost", "127.0.0.1", "127.0.0.1:70000", "::1:80", "unix:", "[::1]"] {
+    for text in
+        ["", "localhost", "127.0.0.1", "127.0.0.1:70000", "::1:80", "unix:", "unix:@", "[::1]"]
+    {
         let error = text.parse::<Address>().expect_err(text);
         assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
     }
+}
+
+#[test]
+fn names_of_hosts_are_not_looked_up_and_the_error_says_so() {
+    let error = "localhost:80".parse::<Address>().expect_err("a name");
+    assert!(error.to_string().contains("not looked up"), "{error}");
 }
 
 #[test]

@@ -4,9 +4,14 @@
 `socketserver` by itself (`http.server`, for one), call `install()` first.
 
 Servers: `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer`. Each handles one
-request at a time; `ThreadingMixIn` and `ForkingMixIn` make them concurrent, and
+request at a time; `ThreadingMixIn`, `ForkingMixIn` and `GreenletMixIn` make them concurrent, and
 `ThreadingTCPServer` and its like are the ready-made combinations. Handlers: `BaseRequestHandler`,
 `StreamRequestHandler` and `DatagramRequestHandler`.
+
+What the standard library does not have: limits, deadlines and TLS are attributes of a server (see
+`TCPServer` and the mix-ins); `BaseServer` has `stats()`, `connections()`, `pause()`, `resume()` and
+``shutdown(drain=...)``; `sleep()` and `to_thread()` let other requests run where a handler has a
+greenlet.
 """
 
 import os as os

@@ -57,6 +57,12 @@ def _parser() -> ArgumentParser:
     tls = serve.add_argument_group("TLS")
     tls.add_argument("--certificate", metavar="FILE", help="the certificate, and its chain; PEM")
     tls.add_argument("--key", metavar="FILE", help="its key, if it is not in the same file")
+    tls.add_argument(
+        "--handshake-timeout",
+        type=_limit,
+        metavar="SECONDS",
+        help="for how long a handshake lasts (default: 10)",
+    )
     limits = serve.add_argument_group("limits (none by default; further requests wait)")
     limits.add_argument(
         "--max-threads",
@@ -74,13 +80,20 @@ def _parser() -> ArgumentParser:
         help="the same from one address; further ones are closed",
     )
     limits.add_argument(
+        "--parking",
+        action="store_true",
+        default=None,
+        help="no thread for a connection whose client has sent nothing; takes --certificate, or a"
+        " handler class that says `reads_first = True`: that it does nothing before it reads",
+    )
+    limits.add_argument(
         "--idle-timeout",
-        type=_seconds,
+        type=_limit,
         metavar="SECONDS",
         help="for how long a handler waits for its client to go on",
     )
     limits.add_argument(
-        "--request-deadline", type=_seconds, metavar="SECONDS", help="for how long a request lasts"
+        "--request-deadline", type=_limit, metavar="SECONDS", help="for how long a request lasts"
     )
     serve.add_argument(
         "--drain",
@@ -93,39 +106,73 @@ def _parser() -> ArgumentParser:
     serve.add_argument(
         "--stats", type=_seconds, metavar="SECONDS", help="print a line about what has been done"
     )
-    commands.add_parser(
+    # Only for its help, and to say what is wrong: see `main()`.
+    run = commands.add_parser(
         "run",
         help="run an unmodified program on this package",
-        usage="%(prog)s [-h] [--dispatch {threads,greenlets}] (-m MODULE | SCRIPT) [ARGUMENT ...]",
-        description="With `--dispatch greenlets`, requests run in greenlets that the program would"
-        " have run in threads.",
+        usage=f"%(prog)s [-h] {_RUN_USAGE}",
+        allow_abbrev=False,
     )
+    run.add_argument(
+        "--dispatch",
+        choices=_RUN_DISPATCHES,
+        help="greenlets: requests run in greenlets that the program would have run in threads",
+    )
+    run.add_argument("-m", dest="module", metavar="MODULE", help="a module, as python -m runs it")
+    run.add_argument("script", nargs="?", metavar="SCRIPT", help="a file, a folder or a zip file")
+    run.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="what the program is given")
     return parser
+
+
+_RUN_DISPATCHES = ("threads", "greenlets")
+_RUN_OPTIONS = {f"--dispatch={dispatch}": dispatch for dispatch in _RUN_DISPATCHES}
+_RUN_USAGE = "[--dispatch {threads,greenlets}] (-m MODULE | SCRIPT) [ARGUMENT ...]"
 
 
 def _count(text: str) -> int:
     """A number of at least 1."""
-    count = int(text)
+    from argparse import ArgumentTypeError
+
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
     if count < 1:
-        raise ValueError
-    return count
+        raise ArgumentTypeError(f"not a number, 1 or more: {text!r}")
+    return min(count, sys.maxsize)
 
 
 def _seconds(text: str) -> float:
-    """A time of 0 s or more."""
-    seconds = float(text)
+    """A time of 0 s or more, and no longer than what the system can wait for."""
+    from argparse import ArgumentTypeError
+    from threading import TIMEOUT_MAX
+
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
     if not 0 <= seconds < float("inf"):
-        raise ValueError
+        raise ArgumentTypeError(f"not a number of seconds: {text!r}")
+    return min(seconds, TIMEOUT_MAX)
+
+
+def _limit(text: str) -> float:
+    """A time of more than 0 s."""
+    from argparse import ArgumentTypeError
+
+    if not (seconds := _seconds(text)):
+        raise ArgumentTypeError(f"not more than 0 seconds: {text!r}")
     return seconds
 
 
-_count.__name__, _seconds.__name__ = "number, 1 or more", "number of seconds"
-_LIMITS = (
+_ATTRIBUTES = (
     "max_threads",
     "max_connections",
     "max_connections_per_client",
+    "parking",
     "idle_timeout",
     "request_deadline",
+    "handshake_timeout",
 )
 """Options that are attributes of the server."""
 
@@ -152,8 +199,10 @@ def main(argv: list[str]) -> int:
     # What follows the program's name is the program's own, so argparse must not see it. Nor must it
     # be imported: modules beside the program come before those of the standard library.
     match argv:
-        case ["run", "--dispatch", ("threads" | "greenlets") as dispatch, *program]:
+        case ["run", "--dispatch", dispatch, *program] if dispatch in _RUN_DISPATCHES:
             status = _run_program(dispatch, program)
+        case ["run", option, *program] if option in _RUN_OPTIONS:
+            status = _run_program(_RUN_OPTIONS[option], program)
         case ["run", *program]:
             status = _run_program("threads", program)
         case _:
@@ -165,10 +214,13 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.command == "run":
-        parser.exit(2, "fastsocketserver run: expects a script, or -m and the name of a module\n")
-    attributes = {name: getattr(options, name) for name in _LIMITS}
-    if options.max_threads is not None and options.dispatch == "forks":
-        attributes["max_children"] = options.max_threads
+        is_named = options.module or options.script
+        what = f"expects {_RUN_USAGE}" if is_named else "a script, or -m MODULE, is missing"
+        parser.exit(2, f"fastsocketserver run: {what}\n")
+    given = {name: getattr(options, name) for name in _ATTRIBUTES}
+    attributes = {name: value for name, value in given.items() if value is not None}
+    if options.dispatch == "forks" and "max_threads" in attributes:
+        attributes["max_children"] = attributes["max_threads"]
     return _serve.main(
         _serve.Options(
             handler=options.handler,

@@ -68,7 +68,8 @@ class BaseServer:
 
     Other hooks: `server_activate()`, `service_actions()`, `handle_timeout()`.
 
-    What goes on is told by `stats()` and `connections()`.
+    What goes on is told by `stats()` and `connections()`. For limits, deadlines and TLS see the
+    attributes of `TCPServer`; for `max_threads` and `parking`, those of the mix-ins.
 
     Attributes:
         timeout: Seconds that `handle_request()` waits, or `None` for no limit.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import mmap
 import os
 import shlex
 import signal
 import socket
+import stat
 import sys
 import time
 from typing import Any, NamedTuple
@@ -40,6 +42,7 @@ class UpperCaseStream(_handlers.StreamRequestHandler):
     """Answers one line with the same line in upper case; what is served by default."""
 
     timeout = 60
+    reads_first = True
 
     def handle(self) -> None:
         self.wfile.write(self.rfile.readline(10_000).upper())
@@ -127,12 +130,21 @@ class Served(_Server):
 
 
 def _say(line: str) -> None:
-    """Print a line, also from within a signal's handler, which may have interrupted `print()`."""
-    os.write(1, f"{line}\n".encode())
+    """Print a line, also from within a signal's handler, which may have interrupted `print()`.
+
+    Where nobody reads it, that is no reason not to serve.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        # No number: without a standard output, descriptor 1 is some socket.
+        os.write(sys.stdout.fileno(), os.fsencode(f"{line}\n"))
 
 
 class UsageError(Exception):
     """A command line that cannot be served; its text says why, in one line."""
+
+
+class ServingError(Exception):
+    """The system does not let the server serve; the text says why, in one line."""
 
 
 class Options(NamedTuple):
@@ -147,7 +159,7 @@ class Options(NamedTuple):
         key: One with its key, if that is another file.
         drain: Seconds that requests have to end when the server stops.
         stats: Seconds between two lines about what has been done; `None` for none.
-        attributes: Attributes of the server.
+        attributes: Attributes of the server that the command line names.
     """
 
     handler: str | None
@@ -166,7 +178,7 @@ def serve(options: Options) -> None:
 
     Raises:
         UsageError: Something that `options` name cannot be had.
-        OSError: The address cannot be listened on.
+        ServingError: The address cannot be listened on, or the loop cannot go on.
     """
     handler, udp, dispatch = options.handler, options.udp, options.dispatch
     family, address = parse_bind(options.bind)
@@ -177,20 +189,33 @@ def serve(options: Options) -> None:
         name = "the upper-casing example"
     else:
         handler_class = find_handler(handler)
+        check_kind(handler, handler_class, udp=udp)
         name = handler
+    check_attributes(options, family, reads_first=getattr(handler_class, "reads_first", False))
     with (
         contextlib.suppress(KeyboardInterrupt),
+        telling_of_errors(),
         make_server(family, address, handler_class, options) as server,
         own_children(server),
     ):
         server.stop_on(signal.SIGINT, signal.SIGTERM)
-        print(f"serving {name} on {describe(server)} ({dispatch})")
-        print(f"try it:  echo hello | {client_command(server, udp=udp)}")
-        print("Ctrl-C stops it", flush=True)
+        _say(f"serving {name} on {describe(server)} ({dispatch})")
+        if command := client_command(server, udp=udp):
+            _say(f"try it:  echo hello | {command}")
+        _say("Ctrl-C stops it")
         server.serve_forever(min(0.5, options.stats or 0.5))
         if cut_short := server.finish_requests():
-            print(f"{cut_short} cut short")
-    print("stopped", flush=True)
+            _say(f"{cut_short} cut short")
+    _say("stopped")
+
+
+@contextlib.contextmanager
+def telling_of_errors() -> Iterator[None]:
+    """Have each `OSError` be a `ServingError`."""
+    try:
+        yield
+    except OSError as error:
+        raise ServingError(str(error)) from error
 
 
 def parse_bind(bind: str) -> tuple[int, AddressType]:
@@ -199,7 +224,7 @@ def parse_bind(bind: str) -> tuple[int, AddressType]:
     Raises:
         UsageError: It names none.
     """
-    if bind.startswith("unix:") and len(bind) > len("unix:"):
+    if bind.startswith("unix:") and bind not in ("unix:", "unix:@"):
         if not hasattr(socket, "AF_UNIX"):
             raise UsageError(f"no Unix sockets on this platform: {bind}")
         path = bind.removeprefix("unix:")
@@ -247,8 +272,53 @@ def find_handler(name: str) -> Any:
     return found
 
 
+def check_kind(name: str, handler_class: Any, *, udp: bool) -> None:
+    """See to it that a handler of datagrams is given datagrams, and one of connections those.
+
+    Raises:
+        UsageError: It would get the other.
+    """
+    if not isinstance(handler_class, type):
+        return
+    if udp and issubclass(handler_class, _handlers.StreamRequestHandler):
+        raise UsageError(f"{name} handles connections: leave out --udp")
+    if not udp and issubclass(handler_class, _handlers.DatagramRequestHandler):
+        raise UsageError(f"{name} handles datagrams: add --udp")
+
+
+def check_attributes(options: Options, family: int, *, reads_first: bool) -> None:
+    """See to it that each attribute of the server has an effect.
+
+    Raises:
+        UsageError: One has none.
+    """
+    dispatch = options.dispatch
+    numbers = ("max_threads", "max_connections", "max_connections_per_client")
+    for name in options.attributes:
+        if options.udp and name in ("idle_timeout", "request_deadline", "parking"):
+            why = "with --udp"
+        elif dispatch == "sync" and name in numbers:
+            why = "with --dispatch sync"
+        elif family not in (socket.AF_INET, socket.AF_INET6) and name == numbers[-1]:
+            why = "with unix:"
+        elif options.certificate is None and name == "handshake_timeout":
+            why = "without --certificate"
+        elif dispatch != "threads" and name == "parking":
+            raise UsageError("--parking needs --dispatch threads")
+        elif options.certificate is None and not reads_first and name == "parking":
+            why = f"without --certificate, unless {options.handler} says `reads_first = True`"
+        else:
+            continue
+        raise UsageError(f"--{name.replace('_', '-')} is of no use {why}")
+
+
 def make_server(family: int, address: AddressType, handler_class: Any, options: Options) -> Any:
-    """Open a server with these properties."""
+    """Open a server with these properties.
+
+    Raises:
+        UsageError: What `options` ask for cannot be had.
+        ServingError: The address cannot be listened on.
+    """
     udp, dispatch = options.udp, options.dispatch
     mixins: dict[str, tuple[type, ...]] = {
         "sync": (),
@@ -279,6 +349,17 @@ def make_server(family: int, address: AddressType, handler_class: Any, options: 
         return type("Server", bases, attributes)(address, handler_class)
     except ImportError as error:
         raise UsageError(str(error)) from None
+    except OSError as error:
+        hint = "; if no server uses it, remove the file" if _is_in_the_way(error, address) else ""
+        raise ServingError(f"cannot listen on {options.bind}: {error}{hint}") from error
+
+
+def _is_in_the_way(error: OSError, address: AddressType) -> bool:
+    """Whether `error` is due to a Unix socket's file, maybe that of a server that is gone."""
+    try:
+        return error.errno == errno.EADDRINUSE and stat.S_ISSOCK(os.stat(address).st_mode)
+    except (OSError, TypeError, ValueError):
+        return False  # No file, but an address of the network, or an abstract name.
 
 
 def describe(server: BaseServer) -> str:
@@ -292,13 +373,23 @@ def describe(server: BaseServer) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def client_command(server: BaseServer, *, udp: bool) -> str:
-    """The netcat command that reaches `server`."""
+def client_command(server: BaseServer, *, udp: bool) -> str | None:
+    """The command that reaches `server` from a shell; `None` where none is known."""
     address = server.server_address
-    options = " -u -w 1" if udp else ""
-    if isinstance(address, (str, bytes)):
-        return f"nc{options} -U {shlex.quote(os.fsdecode(address).replace(chr(0), '@'))}"
-    return f"nc{options} {address[0]} {address[1]}"
+    is_unix = isinstance(address, (str, bytes))
+    if server.ssl_context is not None:
+        # It takes no name of the abstract namespace.
+        if isinstance(address, bytes):
+            return None
+        target = ["-unix", address] if is_unix else ["-connect", describe(server)]
+        return shlex.join(["openssl", "s_client", "-quiet", *target])
+    options = ["-u", "-w", "1"] if udp else []
+    target = (
+        ["-U", os.fsdecode(address).replace(chr(0), "@")]
+        if is_unix
+        else [address[0], str(address[1])]
+    )
+    return shlex.join(["nc", *options, *target])
 
 
 def load_certificate(options: Options) -> Any:
@@ -315,12 +406,44 @@ def load_certificate(options: Options) -> Any:
         raise UsageError("there is no TLS over datagrams: --certificate with --udp")
     import ssl
 
+    key_file = options.key or options.certificate
+
+    def refuse() -> str:
+        raise UsageError(f"the key in {key_file} has a pass phrase, which is not supported")
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(options.certificate, options.key)
+        context.load_cert_chain(options.certificate, options.key, refuse)
     except OSError as error:
-        raise UsageError(f"cannot use the certificate {options.certificate}: {error}") from None
+        raise UsageError(find_fault(error, options.certificate, options.key)) from None
     return context
+
+
+def find_fault(error: OSError, certificate: str, key: str | None) -> str:
+    """Say what is wrong with files for which loading them only gives `error`."""
+    import ssl
+
+    for file in (certificate, key or certificate):
+        try:
+            with open(file, "rb"):
+                pass
+        except OSError as unreadable:
+            return f"cannot read {file}: {unreadable.strerror}"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate)
+    except ssl.SSLError:
+        return f"{certificate} is no certificate in PEM"
+    reason = getattr(error, "reason", None)
+    if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
+        return f"the key {key or certificate} is not that of the certificate {certificate}"
+    # OpenSSL has no name for what it says where there is none.
+    if reason in (None, "NO_START_LINE"):
+        return (
+            f"{key} holds no private key in PEM"
+            if key
+            else f"{certificate} holds no private key: give it by --key"
+        )
+    return f"cannot use the certificate {certificate}: {error}"
 
 
 @contextlib.contextmanager
@@ -343,7 +466,7 @@ def main(options: Options) -> int:
     except UsageError as error:
         print(f"fastsocketserver serve: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"fastsocketserver serve: cannot listen on {options.bind}: {error}", file=sys.stderr)
+    except ServingError as error:
+        print(f"fastsocketserver serve: {error}", file=sys.stderr)
         return 1
     return 0

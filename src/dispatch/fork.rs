@@ -55,7 +55,7 @@ impl Fork {
     }
 
     /// Sets how many children there are at most; further connections wait in the kernel's queue. At
-    /// least 1.
+    /// least 1: 0 is taken for that.
     #[must_use]
     pub fn max_children(mut self, max_children: usize) -> Self {
         self.max_children = max_children.max(1);

@@ -42,7 +42,7 @@ impl Threads {
     }
 
     /// Sets how many requests are handled at once, at most; further connections wait in the kernel's
-    /// queue. At least 1.
+    /// queue. At least 1: 0 is taken for that.
     #[must_use]
     pub fn max_threads(mut self, max_threads: usize) -> Self {
         self.max_threads = Some(max_threads.max(1));

@@ -8,12 +8,14 @@ import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import textwrap
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import trustme
 from conftest import DEADLINE, wait_until
+from cryptography.hazmat.primitives import serialization
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -154,6 +157,7 @@ DISPATCHES = [
     pytest.param("forks", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")),
     "greenlets",
 ]
+DEADLINES = ["--idle-timeout", "--request-deadline", "--handshake-timeout"]
 SIGNALS = [
     pytest.param(signal.SIGINT, id="SIGINT"),
     pytest.param(signal.SIGTERM, id="SIGTERM"),
@@ -499,6 +503,55 @@ def test_a_line_about_what_has_been_done(dispatch: str) -> None:
         assert (status, errors) == (0, "")
 
 
+NOBODY_READS = {
+    "closed": "os.close(1)",
+    "full": "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)",
+    "broken": "reading, writing = os.pipe(); os.close(reading); os.dup2(writing, 1)",
+}
+
+
+@pytest.mark.parametrize("trouble", NOBODY_READS)
+def test_serves_without_a_standard_output(tmp_path: Path, trouble: str) -> None:
+    if trouble == "full" and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = [sys.executable, "-W", "error", "-m", "fastsocketserver", "serve"]
+    run = f"import os, sys; {NOBODY_READS[trouble]}; os.execv(sys.argv[1], sys.argv[1:])"
+    with Command(
+        "-c", run, *command, "--bind", "unix:socket", "--stats", "0.01", cwd=tmp_path
+    ) as server:
+        wait_until(lambda: answers(tmp_path / "socket"), "the server to listen")
+        ask_for_a_while(tmp_path / "socket")
+        assert server.stop() == (0, "", "")
+
+
+def test_goes_on_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+    with Server("--stats", "0.01", bind="unix:socket", cwd=tmp_path) as server:
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+        ask_for_a_while(tmp_path / "socket")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(DEADLINE) == 0
+        assert server.process.stderr is not None
+        assert server.process.stderr.read() == b""
+
+
+def answers(path: Path) -> bool:
+    """Say whether a request to the server there is answered."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(DEADLINE)
+        if client.connect_ex(str(path)):
+            return False
+        client.sendall(b"hello\n")
+        return client.recv(100) == b"HELLO\n"
+
+
+def ask_for_a_while(path: Path) -> None:
+    """Have requests answered until several lines about them are due."""
+    end = time.monotonic() + 0.1
+    while time.monotonic() < end:
+        assert answers(path)
+
+
 @pytest.mark.parametrize("dispatch", ["threads", "greenlets"])
 def test_requests_beyond_max_threads_wait(dispatch: str) -> None:
     with (
@@ -564,6 +617,77 @@ def test_a_silent_client_is_told_of_in_one_line(dispatch: str, option: str) -> N
         assert re.fullmatch(r"\('127.0.0.1', \d+\) went away: timed out\n", errors)
 
 
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_numbers_beyond_what_can_be_counted(dispatch: str) -> None:
+    counts = ["--max-connections", "--max-connections-per-client", "--max-threads"]
+    times = ["--idle-timeout", "--request-deadline", "--drain", "--stats"]
+    options = [f"{option}={10**30}" for option in times]
+    if dispatch != "sync":
+        options += [f"{option}={10**30}" for option in counts]
+    with Server("--dispatch", dispatch, *options) as server:
+        assert server.ask() == b"HELLO\n"
+        assert server.stop() == (0, "stopped\n", "")
+
+
+def test_silent_clients_hold_no_threads(certificate: Any) -> None:
+    options = ["--parking", "--max-threads", "1"]
+    with Server(*options) as server, server.connect():
+        assert server.ask() == b"HELLO\n"
+    with Server(*options, "--certificate", str(certificate[3])) as server, server.connect():
+        assert ask_by_tls(server, certificate) == b"HELLO\n"
+
+
+def test_silent_clients_hold_no_threads_where_the_handler_says_so(tmp_path: Path) -> None:
+    write(
+        tmp_path / "handlers.py",
+        """
+        from socketserver import StreamRequestHandler
+
+        class Speaks(StreamRequestHandler):
+            def handle(self):
+                self.wfile.write(b"hello\\n")
+
+        class Reads(StreamRequestHandler):
+            reads_first = True
+
+            def handle(self):
+                self.wfile.write(self.rfile.readline())
+        """,
+    )
+    assert serve("handlers:Speaks", "--parking", cwd=tmp_path) == (
+        2,
+        "",
+        "fastsocketserver serve: --parking is of no use without --certificate, unless"
+        " handlers:Speaks says `reads_first = True`\n",
+    )
+    with (
+        Server("handlers:Reads", "--parking", "--max-threads", "1", cwd=tmp_path) as server,
+        server.connect(),
+    ):
+        assert server.ask() == b"hello\n"
+
+
+def test_handshake_timeout(certificate: Any) -> None:
+    with (
+        Server("--certificate", str(certificate[3]), "--handshake-timeout", "0.05") as server,
+        server.connect() as silent,
+    ):
+        assert silent.recv(100) == b""
+        assert ask_by_tls(server, certificate) == b"HELLO\n"
+
+
+def ask_by_tls(server: Server, certificate: Any) -> bytes:
+    """Return the answer to one line."""
+    context = ssl.create_default_context()
+    certificate[0].configure_trust(context)
+    with (
+        server.connect() as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
+    ):
+        client.sendall(b"hello\n")
+        return client.recv(100)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path, Path, Path]:
     """Return an authority, and files with a certificate, with its key, and with both."""
@@ -581,46 +705,109 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, P
 @pytest.mark.parametrize("files", ["two", "one"])
 @pytest.mark.parametrize("dispatch", DISPATCHES)
 def test_tls(dispatch: str, files: str, certificate: Any) -> None:
-    authority, chain, key, both = certificate
+    _, chain, key, both = certificate
     options = ["--certificate", chain, "--key", key] if files == "two" else ["--certificate", both]
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
     with Server("--dispatch", dispatch, *map(str, options)) as server:
-        with (
-            server.connect() as plain,
-            context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
-        ):
-            client.sendall(b"hello\n")
-            assert client.recv(100) == b"HELLO\n"
-            assert client.recv(100) == b""
+        assert ask_by_tls(server, certificate) == b"HELLO\n"
         server.wait_for_children()
         assert server.stop() == (0, "stopped\n", "")
 
 
-def test_certificate_without_its_key(certificate: Any) -> None:
-    _, chain, key, _ = certificate
-    for options in ([chain], [key], [chain.with_name("none.pem")], [chain, "--key", chain]):
-        status, output, errors = serve("--certificate", *map(str, options))
-        assert (status, output) == (2, "")
-        assert re.fullmatch(
-            rf"fastsocketserver serve: cannot use the certificate {options[0]}: .+\n", errors
+@pytest.mark.parametrize("family", [family for family in ADDRESSES if family != "abstract"])
+def test_the_command_that_it_proposes_speaks_tls(
+    tmp_path: Path, family: str, certificate: Any
+) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl here")
+    both = str(certificate[3])
+    with Server("--certificate", both, bind=ADDRESSES[family], cwd=tmp_path) as server:
+        target = "-unix ./socket" if family == "unix" else f"-connect {shlex.quote(server.bind)}"
+        command = f"echo hello | openssl s_client -quiet {target}"
+        assert server.lines[1] == f"try it:  {command}"
+        answer = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, capture_output=True, timeout=DEADLINE
         )
+        assert answer.stdout == b"HELLO\n"
+
+
+@pytest.mark.skipif("abstract" not in ADDRESSES, reason="no abstract namespace here")
+def test_no_command_reaches_tls_at_an_abstract_name(certificate: Any) -> None:
+    bind = f"unix:@fastsocketserver.test.{os.getpid()}"
+    with Command(
+        *("-m", "fastsocketserver", "serve", "--bind", bind, "--certificate", certificate[3])
+    ) as server:
+        assert server.read_line() == f"serving the upper-casing example on {bind} (threads)"
+        assert server.read_line() == "Ctrl-C stops it"
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        (["none.pem"], "cannot read none.pem: No such file or directory"),
+        (["chain.pem", "none.key"], "cannot read none.key: No such file or directory"),
+        (["none.pem", "none.key"], "cannot read none.pem: No such file or directory"),
+        (["folder"], "cannot read folder: Is a directory"),
+        (["garbage"], "garbage is no certificate in PEM"),
+        (["broken", "key.pem"], "broken is no certificate in PEM"),
+        (["key.pem", "chain.pem"], "key.pem is no certificate in PEM"),
+        (["chain.pem"], "chain.pem holds no private key: give it by --key"),
+        (["chain.pem", "chain.pem"], "chain.pem holds no private key in PEM"),
+        (["chain.pem", "garbage"], "garbage holds no private key in PEM"),
+        (["chain.pem", "other.key"], "the key other.key is not that of the certificate chain.pem"),
+        (["chain.pem", "rsa.key"], "the key rsa.key is not that of the certificate chain.pem"),
+        (
+            ["chain.pem", "secret.key"],
+            "the key in secret.key has a pass phrase, which is not supported",
+        ),
+        (["secret.pem"], "the key in secret.pem has a pass phrase, which is not supported"),
+    ],
+)
+def test_certificate_that_cannot_be_used(
+    tmp_path: Path, certificate: Any, files: list[str], fault: str
+) -> None:
+    authority, chain, key, _ = certificate
+    shutil.copytree(chain.parent, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "garbage").write_text("garbage")
+    base64 = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    (tmp_path / "broken").write_text(base64)
+    other, rsa = (
+        authority.issue_cert("127.0.0.1", key_type=kind).private_key_pem
+        for kind in (trustme.KeyType.ECDSA, trustme.KeyType.RSA)
+    )
+    other.write_to_path(tmp_path / "other.key")
+    rsa.write_to_path(tmp_path / "rsa.key")
+    secret = serialization.load_pem_private_key(key.read_bytes(), None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (tmp_path / "secret.key").write_bytes(secret)
+    (tmp_path / "secret.pem").write_bytes(chain.read_bytes() + secret)
+    certificate_file, *key_file = files
+    options = ["--certificate", certificate_file, *(["--key", *key_file] if key_file else [])]
+    assert serve(*options, cwd=tmp_path) == (2, "", f"fastsocketserver serve: {fault}\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         ("--key key.pem", "--key is of no use without --certificate"),
+        ("--parking --dispatch greenlets", "--parking needs --dispatch threads"),
         ("--udp --certificate c.pem", "there is no TLS over datagrams: --certificate with --udp"),
         *(
-            (f"{option} {value}", f"argument {option}: invalid number, 1 or more value: '{value}'")
+            (f"{option} {value}", f"argument {option}: not a number, 1 or more: '{value}'")
             for option in ("--max-threads", "--max-connections", "--max-connections-per-client")
             for value in ("0", "-1", "x", "1.5", "")
         ),
         *(
-            (f"{option} {value}", f"argument {option}: invalid number of seconds value: '{value}'")
-            for option in ("--idle-timeout", "--request-deadline", "--drain", "--stats")
+            (f"{option} {value}", f"argument {option}: not a number of seconds: '{value}'")
+            for option in (*DEADLINES, "--drain", "--stats")
             for value in ("x", "-1", "nan", "inf")
+        ),
+        *(
+            (f"{option} 0", f"argument {option}: not more than 0 seconds: '0'")
+            for option in DEADLINES
         ),
     ],
 )
@@ -628,6 +815,37 @@ def test_values_that_are_none(arguments: str, reason: str) -> None:
     status, output, errors = serve(*arguments.split(" "))
     assert (status, output) == (2, "")
     assert errors == f"fastsocketserver serve: {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("--handshake-timeout=1", "without --certificate"),
+        *(
+            (f"{option}=1 --dispatch=sync", "with --dispatch sync")
+            for option in ("--max-threads", "--max-connections", "--max-connections-per-client")
+        ),
+        *((f"{option}=1 --udp", "with --udp") for option in DEADLINES[:2]),
+        ("--parking --udp", "with --udp"),
+        ("--max-connections-per-client=1 --bind=unix:socket", "with unix:"),
+    ],
+)
+def test_options_without_effect(tmp_path: Path, arguments: str, why: str) -> None:
+    option = re.split("[ =]", arguments)[0]
+    reason = f"fastsocketserver serve: {option} is of no use {why}\n"
+    assert serve(*arguments.split(), cwd=tmp_path) == (2, "", reason)
+
+
+@pytest.mark.parametrize(
+    ("handler", "option", "advice"),
+    [
+        ("StreamRequestHandler", "--udp", "handles connections: leave out --udp"),
+        ("DatagramRequestHandler", "--dispatch=sync", "handles datagrams: add --udp"),
+    ],
+)
+def test_handler_of_another_kind(handler: str, option: str, advice: str) -> None:
+    name = f"socketserver:{handler}"
+    assert serve(name, option) == (2, "", f"fastsocketserver serve: {name} {advice}\n")
 
 
 # Addresses that cannot be listened on
@@ -639,12 +857,21 @@ def test_address_in_use(tmp_path: Path, family: str, options: tuple[str, ...]) -
     bind = ADDRESSES[family].format(pid=os.getpid())
     with Server(*options, bind=bind, cwd=tmp_path) as server:
         reason = f"[Errno {errno.EADDRINUSE}] {os.strerror(errno.EADDRINUSE)}"
+        if family == "unix":
+            reason += "; if no server uses it, remove the file"
         assert serve("--bind", server.bind, *options, cwd=tmp_path) == (
             1,
             "",
             f"fastsocketserver serve: cannot listen on {server.bind}: {reason}\n",
         )
         assert server.ask() == b"HELLO\n"
+
+
+def test_other_file_where_the_socket_should_be(tmp_path: Path) -> None:
+    (tmp_path / "socket").touch()
+    status, _, errors = serve("--bind", "unix:socket", cwd=tmp_path)
+    assert (status, errors.count("remove the file")) == (1, 0)
+    assert (tmp_path / "socket").exists()
 
 
 def test_socket_file_in_no_folder(tmp_path: Path) -> None:
@@ -708,6 +935,7 @@ def test_wrong_command_line(arguments: str, reason: str) -> None:
         "[::1]",
         "[::1:0",
         "unix:",
+        "unix:@",
         "..:0",
         f"{64 * 'x'}:0",
     ],
@@ -739,6 +967,13 @@ def test_module_that_cannot_be_imported(tmp_path: Path, source: str, error: str)
     assert errors.startswith("Traceback (most recent call last):\n")
     assert f'File "{tmp_path / "handlers.py"}", line 1' in errors
     assert re.fullmatch(error, errors.splitlines()[-1])
+
+
+def test_module_whose_import_meets_an_error_of_the_system(tmp_path: Path) -> None:
+    write(tmp_path / "handlers.py", "open('no_such_file')")
+    status, output, errors = serve("handlers:Handler", cwd=tmp_path)
+    assert (status, output) == (1, "")
+    assert errors.startswith("Traceback (most recent call last):\n")
 
 
 @pytest.mark.parametrize("arguments", ["", "sevre", "--verbose serve"])
