@@ -62,11 +62,16 @@ impl<'py> Parked<'py> {
         client_address: &Bound<'py, PyAny>,
         ledger: &Arc<Ledger>,
     ) -> bool {
-        let Some((_, registry)) = &self.registry else { return false };
         let Some(fd) = socket::descriptor(request) else { return false };
-        if Blocking.readable(fd, Some(Duration::ZERO)).unwrap_or(true)
-            || register(registry, fd).is_err()
-        {
+        if Blocking.readable(fd, Some(Duration::ZERO)).unwrap_or(true) {
+            return false;
+        }
+        if let Some(&former) = self.by_descriptor.get(&fd) {
+            // The program has closed it by itself.
+            drop(self.take(former));
+        }
+        let Some((_, registry)) = &self.registry else { return false };
+        if register(registry, fd).is_err() {
             return false;
         }
         let ticket = ledger.claim(request, client_address);
@@ -135,8 +140,7 @@ impl<'py> Parked<'py> {
     fn take(&mut self, number: u64) -> Option<Waiting<'py>> {
         let waiting = self.waiting.remove(&number)?;
         self.by_descriptor.remove(&waiting.fd);
-        if let Some((_, registry)) = &self.registry {
-            // Who closed it has done that.
+        if let Some((_, registry)) = self.registry.as_ref().filter(|_| waiting.is_open()) {
             let _ = registry.deregister(&mut SourceFd(&waiting.fd));
         }
         Some(waiting)
@@ -148,9 +152,14 @@ impl<'py> Waiting<'py> {
         &self.request
     }
 
+    /// Whether its descriptor is still its own: the number of one that is closed may be another's.
+    fn is_open(&self) -> bool {
+        socket::descriptor(&self.request) == Some(self.fd)
+    }
+
     /// Whether there is something to read, or the client has left.
     pub(super) fn is_ripe(&self) -> bool {
-        Blocking.readable(self.fd, Some(Duration::ZERO)).unwrap_or(true)
+        self.is_open() && Blocking.readable(self.fd, Some(Duration::ZERO)).unwrap_or(true)
     }
 
     /// Says that it is not parked any more; it has yet to be processed.

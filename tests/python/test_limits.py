@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -679,6 +680,34 @@ def test_the_oldest_silent_one_makes_room() -> None:
                 assert is_silent(fourth)
                 third.close()
                 assert hear(fourth) == b"HELLO\n"
+
+
+def test_a_parked_connection_that_the_program_has_closed_harms_nobody() -> None:
+    """The next one has its descriptor, and keeps it when the former makes room."""
+    taken: list[Any] = []
+
+    def verify_request(self: Any, request: Any, client_address: Any) -> bool:
+        taken.append(request)
+        return True
+
+    with (
+        parking(max_connections=2, verify_request=verify_request) as server,
+        client_of(server),
+        contextlib.ExitStack() as stack,
+    ):
+        wait_for(server, parked=1)
+        descriptor = taken[0].fileno()
+        server.pause()
+        with clients_of(server, 2) as clients:
+            while (number := os.open(os.devnull, os.O_RDONLY)) < descriptor:
+                stack.callback(os.close, number)
+            os.close(number)
+            taken[0].close()
+            server.resume()
+            wait_for(server, accepted=3, parked=2)
+            assert taken[1].fileno() == descriptor
+            assert [say(client) for client in clients] == [b"HELLO\n"] * 2
+        assert settled(server).refused == 0
 
 
 def test_no_parked_connection_makes_room_while_none_is_taken() -> None:
