@@ -263,9 +263,11 @@ impl<'py> Intake<'py> {
     }
 
     /// Ends the parked connection that has been silent for longest, to make room for another; says
-    /// whether there is one.
+    /// whether there is one, or one that is to be handled.
     pub(super) fn give_up_oldest(&mut self) -> PyResult<bool> {
-        let Some(waiting) = self.pop_parked(Parked::pop_silent) else { return Ok(false) };
+        let Some(waiting) = self.pop_parked(Parked::pop_silent) else {
+            return Ok(self.parked.as_ref().is_some_and(Parked::has_ripe));
+        };
         waiting.refuse();
         self.hooks.shutdown_request(waiting.request())?;
         Ok(true)

@@ -110,9 +110,16 @@ impl<'py> Parked<'py> {
 
     /// Takes one that has waited for longer than `idle_timeout`.
     pub(super) fn pop_overdue(&mut self, idle_timeout: Option<Duration>) -> Option<Waiting<'py>> {
-        let (&number, first) = self.waiting.first_key_value()?;
-        let is_overdue = first.since.elapsed() >= idle_timeout?;
-        is_overdue.then(|| self.take(number)).flatten()
+        while let Some((&number, first)) = self.waiting.first_key_value() {
+            if first.since.elapsed() < idle_timeout? {
+                break;
+            }
+            let silent = self.take_silent(number);
+            if silent.is_some() {
+                return silent;
+            }
+        }
+        None
     }
 
     /// How long it takes until the next one has waited for `idle_timeout`.
@@ -128,13 +135,28 @@ impl<'py> Parked<'py> {
 
     /// Takes one, those with something to read first.
     pub(super) fn pop_any(&mut self) -> Option<Waiting<'py>> {
-        self.pop_ripe().or_else(|| self.pop_silent())
+        self.pop_ripe().or_else(|| self.pop_silent()).or_else(|| self.pop_ripe())
     }
 
     /// Takes the one that has been silent for longest.
     pub(super) fn pop_silent(&mut self) -> Option<Waiting<'py>> {
-        let (&number, _) = self.waiting.first_key_value()?;
-        self.take(number)
+        while let Some((&number, _)) = self.waiting.first_key_value() {
+            let silent = self.take_silent(number);
+            if silent.is_some() {
+                return silent;
+            }
+        }
+        None
+    }
+
+    /// Takes one unless it has something to read, which nobody has reported yet: then it is ripe.
+    fn take_silent(&mut self, number: u64) -> Option<Waiting<'py>> {
+        let waiting = self.take(number)?;
+        if waiting.is_ripe() {
+            self.ripe.push_back(waiting);
+            return None;
+        }
+        Some(waiting)
     }
 
     fn take(&mut self, number: u64) -> Option<Waiting<'py>> {

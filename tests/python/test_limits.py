@@ -710,6 +710,56 @@ def test_a_parked_connection_that_the_program_has_closed_harms_nobody() -> None:
         assert settled(server).refused == 0
 
 
+@pytest.mark.parametrize("reason", ["room", "overdue"])
+def test_a_parked_client_that_has_just_spoken_is_served(reason: str) -> None:
+    """The loop, which has not been told, looks before it ends one."""
+    taken: list[Any] = []
+    go_on = threading.Event()
+
+    def verify_request(self: Any, request: Any, client_address: Any) -> bool:
+        taken.append(request)
+        return len(taken) == 1 or go_on.wait(DEADLINE)
+
+    limit: dict[str, Any] = {"max_connections": 2} if reason == "room" else {"idle_timeout": 0.5}
+    with parking(verify_request=verify_request, **limit) as server, client_of(server) as first:
+        wait_for(server, parked=1)
+        with clients_of(server, 2):
+            wait_until(lambda: len(taken) == 2, "the loop to be kept")
+            first.sendall(b"hello\n")
+            if reason == "overdue":
+                wait_until(lambda: server.connections()[0].age > 0.6, "the first to be overdue")
+            go_on.set()
+            assert hear(first) == b"HELLO\n"
+
+
+def test_room_is_made_also_by_serving_who_has_spoken() -> None:
+    """Where all have spoken, nobody is turned away."""
+    taken: list[Any] = []
+    go_on = threading.Event()
+
+    def verify_request(self: Any, request: Any, client_address: Any) -> bool:
+        taken.append(request)
+        return len(taken) == 1 or go_on.wait(DEADLINE)
+
+    class OneLine(Lines):
+        def handle(self) -> None:
+            self.wfile.write(self.rfile.readline().upper())
+
+    attributes: dict[str, Any] = {"verify_request": verify_request, "max_connections": 2}
+    server = server_of("threads", OneLine, parking=True, **attributes)
+    with serving(server, None), client_of(server) as first:  # type: ignore[arg-type]
+        wait_for(server, parked=1)
+        with client_of(server) as second:
+            wait_until(lambda: len(taken) == 2, "the loop to be kept")
+            with client_of(server) as third:
+                for client in (first, second, third):
+                    client.sendall(b"hello\n")
+                go_on.set()
+                for client in (first, second, third):
+                    assert hear_end(client) == b"HELLO\n"
+        assert settled(server).refused == 0
+
+
 def test_no_parked_connection_makes_room_while_none_is_taken() -> None:
     with parking(max_connections=2) as server, clients_of(server, 2) as clients:
         wait_for(server, parked=2)
