@@ -353,6 +353,16 @@ impl<'py> Hooks<'py> {
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
         let Err(error) = processed else { return Ok(()) };
+        self.fail(error, request, client_address)
+    }
+
+    /// What is owed to a request that `error` has ended before it could be processed, or meanwhile.
+    pub(super) fn fail(
+        &self,
+        error: PyErr,
+        request: &Bound<'py, PyAny>,
+        client_address: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
         self.note_failure(request)?;
         self.give_up(error, request, client_address)
     }

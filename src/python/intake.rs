@@ -185,8 +185,11 @@ impl<'py> Intake<'py> {
             self.hooks.turn_away(request)
         } else {
             match self.hooks.admit(request, client_address) {
-                Ok(true) if self.park(request, client_address, &ledger)? => return Ok(()),
-                Ok(true) => self.hooks.process(request, client_address),
+                Ok(true) => match self.park(request, client_address, &ledger) {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => self.hooks.process(request, client_address),
+                    Err(error) => self.hooks.fail(error, request, client_address),
+                },
                 Ok(false) => Ok(()),
                 Err(error) => Err(error),
             }

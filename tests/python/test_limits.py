@@ -861,6 +861,42 @@ def test_a_hook_that_raises_after_parking(hook: str) -> None:
         assert settled(server).failed == 5
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("name", ["parking", "reads_first"])
+def test_a_property_that_raises_leaves_no_connection_open(name: str, error: type) -> None:
+    """An `Exception` goes to `handle_error()`, as one that the handler's class raises does."""
+    errors: list[Any] = []
+
+    def fail(*_: Any) -> bool:
+        raise error
+
+    class Server(fastsocketserver.ThreadingTCPServer):
+        parking = property(fail) if name == "parking" else True  # type: ignore[assignment]
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            errors.append(sys.exc_info()[0])
+
+    class Kind(type):
+        reads_first = property(fail)
+
+    handler = Lines if name == "parking" else Kind("Handler", (Lines,), {})
+    with Server(LOOPBACK, handler) as server:
+        call = Call(server.serve_forever)
+        with client_of(server) as client:
+            assert hear_end(client) == b""
+        assert settled(server).failed == 1
+        if error is ValueError:
+            with client_of(server) as client:
+                assert hear_end(client) == b""
+            server.shutdown()
+            call.outcome("serve_forever()")
+            assert errors == [ValueError] * 2
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                call.outcome("serve_forever()")
+            assert errors == []
+
+
 # --- all of them at once ---------------------------------------------------------------------
 
 
