@@ -79,9 +79,9 @@ class ThreadingMixIn(_Server):
             queue. `None`, the default, is any number. Where the system starts no more threads, that
             is as if the limit had been reached.
         parking: Whether a connection whose client has sent nothing yet waits without a thread;
-            false. Only with handlers that say so by `reads_first`, and over TLS. Where
-            `max_connections` is reached, the one that has been silent for longest makes room for
-            the next.
+            false. Only with handlers that say so by `reads_first`, and over TLS. It is closed when
+            a deadline is over; where `max_connections` is reached, the one that has been silent for
+            longest makes room for the next.
     """
 
     daemon_threads: bool = False

@@ -710,12 +710,7 @@ impl Service for Serving<'_> {
             let mut timeout = timeout;
             if let Some(parked) = self.intake.parked() {
                 parked.attach(selector)?;
-                if !parked.is_empty() {
-                    let idle_timeout = limits::idle_timeout(self.intake.hooks().server())?;
-                    let parked =
-                        self.intake.parked().and_then(|parked| parked.timeout(idle_timeout));
-                    timeout = shorter(timeout, parked);
-                }
+                timeout = shorter(timeout, parked.timeout());
             }
             let readiness = wait_detached(py, || selector.select(timeout))?.unwrap_or_default();
             if let Some(parked) = self.intake.parked() {

@@ -125,6 +125,16 @@ pub(super) fn finish_request(
     Hooks::new(server).run_handler(request, client_address)
 }
 
+/// Whether the TLS handshake of `request` is to be done before it is handled.
+pub(super) fn is_handshake_due(request: &Bound<'_, PyAny>) -> PyResult<bool> {
+    is_true(request, intern!(request.py(), "handshake_due"))
+}
+
+/// Whether `object` has an attribute of this name that is true.
+fn is_true(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<bool> {
+    object.getattr_opt(name)?.map_or(Ok(false), |value| value.is_truthy())
+}
+
 /// Whether the requests of `server` run in greenlets.
 pub(super) fn has_table(server: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = server.py();
@@ -259,14 +269,10 @@ impl<'py> Hooks<'py> {
     /// so, and the handler's class, or TLS, in which the client speaks first.
     pub(super) fn may_park(&self, request: &Bound<'py, PyAny>) -> PyResult<bool> {
         let py = self.server.py();
-        let is_true = |object: &Bound<'py, PyAny>, name| match object.getattr_opt(name)? {
-            Some(value) => value.is_truthy(),
-            None => Ok(false),
-        };
         if !self.server.getattr(intern!(py, "parking"))?.is_truthy()? {
             return Ok(false);
         }
-        Ok(is_true(request, intern!(py, "handshake_due"))? || {
+        Ok(is_handshake_due(request)? || {
             let class = self.server.getattr(intern!(py, "RequestHandlerClass"))?;
             is_true(&class, intern!(py, "reads_first"))?
         })
@@ -503,8 +509,7 @@ impl<'py> Hooks<'py> {
         if is_plain(request)? || socket::descriptor(request).is_none() {
             return Ok(());
         }
-        let Some(due) = request.getattr_opt(intern!(py, "handshake_due"))? else { return Ok(()) };
-        if due.is_truthy()? {
+        if is_handshake_due(request)? {
             let ledger = Engine::of(&self.server)?.get().ledger();
             ledger.set_state(request, State::Handshake);
             let timeout = self.server.getattr(intern!(py, "handshake_timeout"))?;

@@ -14,7 +14,7 @@ use super::hooks::{Hooks, Way};
 use super::interpreter::{call, setting};
 use super::ledger::{Kind, Ledger};
 use super::limits;
-use super::parked::{Parked, Waiting};
+use super::parked::{Parked, Waiting, silent_descriptor};
 use super::socket::{NativeSocket, Packet};
 use super::table::Table;
 use crate::accept_failure::AcceptFailure;
@@ -229,7 +229,9 @@ impl<'py> Intake<'py> {
         if !self.hooks.may_park(request)? {
             return Ok(false);
         }
-        Ok(parked.park(request, client_address, ledger))
+        let Some(fd) = silent_descriptor(request) else { return Ok(false) };
+        let patience = limits::silence(self.hooks.server(), request)?;
+        Ok(parked.park(fd, request, client_address, ledger, patience))
     }
 
     /// Has those parked connections handled whose clients have sent something, as far as `admits`
@@ -238,8 +240,7 @@ impl<'py> Intake<'py> {
         if self.parked.as_ref().is_none_or(Parked::is_empty) {
             return Ok(());
         }
-        let idle_timeout = limits::idle_timeout(self.hooks.server())?;
-        while let Some(waiting) = self.pop_parked(|parked| parked.pop_overdue(idle_timeout)) {
+        while let Some(waiting) = self.pop_parked(Parked::pop_overdue) {
             waiting.fail();
             self.hooks.shutdown_request(waiting.request())?;
         }

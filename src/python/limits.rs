@@ -7,8 +7,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::deadlines;
+use super::hooks::is_handshake_due;
 use super::interpreter::setting;
 use crate::control::Limits;
+use crate::event_loop::shorter;
 
 /// What `max_threads` and `max_connections` are now.
 ///
@@ -35,11 +37,20 @@ pub(super) fn count(attribute: Option<Bound<'_, PyAny>>, name: &str) -> PyResult
     }
 }
 
-/// How long a client may be silent.
+/// How long the client of `request` may wait before it says anything.
 ///
 /// # Errors
 ///
 /// As [`of`].
-pub(super) fn idle_timeout(server: &Bound<'_, PyAny>) -> PyResult<Option<Duration>> {
-    deadlines::seconds(setting(server, intern!(server.py(), "idle_timeout"))?)
+pub(super) fn silence(
+    server: &Bound<'_, PyAny>,
+    request: &Bound<'_, PyAny>,
+) -> PyResult<Option<Duration>> {
+    let py = server.py();
+    let seconds = |name| deadlines::seconds(setting(server, name)?);
+    let idle = seconds(intern!(py, "idle_timeout"))?;
+    let whole = seconds(intern!(py, "request_deadline"))?;
+    let handshake =
+        if is_handshake_due(request)? { seconds(intern!(py, "handshake_timeout"))? } else { None };
+    Ok(shorter(shorter(idle, whole), handshake))
 }

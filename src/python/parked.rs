@@ -2,7 +2,7 @@
 //!
 //! They are registered with the loop's own poll object until their clients speak, or leave.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub(super) struct Parked<'py> {
     /// By age.
     waiting: BTreeMap<u64, Waiting<'py>>,
     by_descriptor: HashMap<RawFd, u64>,
+    /// Until when they wait, of those that do not wait for ever.
+    deadlines: BTreeSet<(Instant, u64)>,
     /// Those that have something to read.
     ripe: VecDeque<Waiting<'py>>,
     last: u64,
@@ -37,7 +39,7 @@ pub(super) struct Waiting<'py> {
     request: Bound<'py, PyAny>,
     client_address: Bound<'py, PyAny>,
     ticket: Ticket,
-    since: Instant,
+    deadline: Option<Instant>,
 }
 
 impl<'py> Parked<'py> {
@@ -54,18 +56,16 @@ impl<'py> Parked<'py> {
         Ok(())
     }
 
-    /// Has a connection wait for its client; `false` where there is something to read already, or
+    /// Has a connection with nothing to read wait for its client, for so long; `false` where there is
     /// nothing to wait with.
     pub(super) fn park(
         &mut self,
+        fd: RawFd,
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
         ledger: &Arc<Ledger>,
+        patience: Option<Duration>,
     ) -> bool {
-        let Some(fd) = socket::descriptor(request) else { return false };
-        if Blocking.readable(fd, Some(Duration::ZERO)).unwrap_or(true) {
-            return false;
-        }
         if let Some(&former) = self.by_descriptor.get(&fd) {
             // The program has closed it by itself.
             drop(self.take(former));
@@ -82,8 +82,9 @@ impl<'py> Parked<'py> {
             request: request.clone(),
             client_address: client_address.clone(),
             ticket,
-            since: Instant::now(),
+            deadline: patience.and_then(|patience| Instant::now().checked_add(patience)),
         };
+        self.deadlines.extend(waiting.deadline.map(|deadline| (deadline, self.last)));
         self.waiting.insert(self.last, waiting);
         self.by_descriptor.insert(fd, self.last);
         true
@@ -108,10 +109,10 @@ impl<'py> Parked<'py> {
         !self.ripe.is_empty()
     }
 
-    /// Takes one that has waited for longer than `idle_timeout`.
-    pub(super) fn pop_overdue(&mut self, idle_timeout: Option<Duration>) -> Option<Waiting<'py>> {
-        while let Some((&number, first)) = self.waiting.first_key_value() {
-            if first.since.elapsed() < idle_timeout? {
+    /// Takes one that has waited for too long.
+    pub(super) fn pop_overdue(&mut self) -> Option<Waiting<'py>> {
+        while let Some(&(deadline, number)) = self.deadlines.first() {
+            if deadline > Instant::now() {
                 break;
             }
             let silent = self.take_silent(number);
@@ -122,10 +123,10 @@ impl<'py> Parked<'py> {
         None
     }
 
-    /// How long it takes until the next one has waited for `idle_timeout`.
-    pub(super) fn timeout(&self, idle_timeout: Option<Duration>) -> Option<Duration> {
-        let (_, first) = self.waiting.first_key_value()?;
-        Some(idle_timeout?.saturating_sub(first.since.elapsed()))
+    /// How long it takes until the next one has waited for too long.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        let (deadline, _) = self.deadlines.first()?;
+        Some(deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Whether there is none.
@@ -162,6 +163,9 @@ impl<'py> Parked<'py> {
     fn take(&mut self, number: u64) -> Option<Waiting<'py>> {
         let waiting = self.waiting.remove(&number)?;
         self.by_descriptor.remove(&waiting.fd);
+        if let Some(deadline) = waiting.deadline {
+            self.deadlines.remove(&(deadline, number));
+        }
         if let Some((_, registry)) = self.registry.as_ref().filter(|_| waiting.is_open()) {
             let _ = registry.deregister(&mut SourceFd(&waiting.fd));
         }
@@ -181,7 +185,7 @@ impl<'py> Waiting<'py> {
 
     /// Whether there is something to read, or the client has left.
     pub(super) fn is_ripe(&self) -> bool {
-        self.is_open() && Blocking.readable(self.fd, Some(Duration::ZERO)).unwrap_or(true)
+        self.is_open() && is_readable(self.fd)
     }
 
     /// Says that it is not parked any more; it has yet to be processed.
@@ -199,6 +203,15 @@ impl<'py> Waiting<'py> {
     pub(super) fn refuse(&self) {
         self.ticket.refuse();
     }
+}
+
+/// The descriptor of a connection whose client has sent nothing yet, and has not left.
+pub(super) fn silent_descriptor(request: &Bound<'_, PyAny>) -> Option<RawFd> {
+    socket::descriptor(request).filter(|&fd| !is_readable(fd))
+}
+
+fn is_readable(fd: RawFd) -> bool {
+    Blocking.readable(fd, Some(Duration::ZERO)).unwrap_or(true)
 }
 
 fn register(registry: &Registry, fd: RawFd) -> io::Result<()> {

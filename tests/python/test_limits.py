@@ -631,8 +631,9 @@ def test_a_parked_client_that_leaves_is_over() -> None:
         assert settled(server).accepted == 3
 
 
-def test_parked_connections_are_closed_after_idle_timeout() -> None:
-    with parking(idle_timeout=0.1) as server, clients_of(server, 3) as clients:
+@pytest.mark.parametrize("name", ["idle_timeout", "request_deadline"])
+def test_parked_connections_are_closed_after_a_deadline(name: str) -> None:
+    with parking(**{name: 0.1}) as server, clients_of(server, 3) as clients:
         assert [hear_end(client) for client in clients] == [b""] * 3
         stats = settled(server)
         assert (stats.accepted, stats.failed) == (3, 3)
@@ -647,6 +648,20 @@ def test_the_loop_wakes_for_parked_connections(poll_interval: float | None) -> N
         server.idle_timeout = 0.2
         with client_of(server) as silent:
             assert hear_end(silent) == b""
+
+
+def test_each_parked_connection_has_the_deadline_of_its_time() -> None:
+    server = server_of("threads", parking=True, handshake_timeout=0.05)
+    with serving(server, None), client_of(server) as first:  # type: ignore[arg-type]
+        wait_for(server, parked=1)
+        server.idle_timeout = 3600.0
+        with client_of(server) as second:
+            wait_for(server, parked=2)
+            server.request_deadline = 0.1
+            with client_of(server) as third:
+                assert hear_end(third) == b""
+            assert wait_for(server, failed=1).parked == 2
+            assert say(second) == say(first) == b"HELLO\n"
 
 
 def test_only_handlers_that_read_first_are_parked() -> None:

@@ -493,6 +493,14 @@ def test_silent_clients_are_parked_before_the_handshake(
         silent.close()
 
 
+@pytest.mark.parametrize("name", ["handshake_timeout", "request_deadline", "idle_timeout"])
+def test_deadlines_of_parked_clients(name: str, context: ssl.SSLContext) -> None:
+    server = server_of("threads", ssl_context=context, parking=True, **{name: 0.05})
+    with serving(server, None), client_of(server) as silent:  # type: ignore[arg-type]
+        assert hear_end(silent) == b""
+        assert settled(server).failed == 1
+
+
 @pytest.mark.parametrize("dispatch", HERE)
 def test_a_server_that_stops_during_a_handshake(dispatch: str, context: ssl.SSLContext) -> None:
     errors = Errors()
