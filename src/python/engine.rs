@@ -550,9 +550,9 @@ fn is_readable(fd: RawFd) -> bool {
 type StatsRow =
     ((u64, u64, u64, u32), (usize, usize, u64, u64, u64), BTreeMap<i32, u64>, usize, f64);
 
-/// How long to wait before a thread that could not be started is tried again, and before a request is
-/// looked at whose end nobody tells.
-const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// How long to wait before a thread that could not be started is tried again, or a poll object that
+/// could not be reached, and before a request is looked at whose end nobody tells.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long a signal's handler may have to wait.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -700,7 +700,11 @@ impl Service for Serving<'_> {
             let listener = call(select, (timeout,))?.is_truthy()?;
             Readiness { listener, woken: false }
         } else if let Some(table) = &self.table {
-            table.attach(selector)?;
+            if let Err(error) = table.attach(selector) {
+                let message =
+                    format!("cannot wait for clients: {error}; trying again until it works");
+                self.engine.report(py, "waits", &message);
+            }
             let timeout = shorter(timeout, table.timeout());
             let readiness = wait_detached(py, || selector.select(timeout))?.unwrap_or_default();
             table.note(selector.occurrences());
@@ -709,8 +713,7 @@ impl Service for Serving<'_> {
         } else {
             let mut timeout = timeout;
             if let Some(parked) = self.intake.parked() {
-                parked.attach(selector)?;
-                timeout = shorter(timeout, parked.timeout());
+                timeout = shorter(timeout, parked.attach(selector));
             }
             let readiness = wait_detached(py, || selector.select(timeout))?.unwrap_or_default();
             if let Some(parked) = self.intake.parked() {

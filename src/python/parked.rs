@@ -20,7 +20,7 @@ use crate::wait::{Blocking, Wait};
 /// The parked connections of one loop.
 #[derive(Debug, Default)]
 pub(super) struct Parked<'py> {
-    /// That of the loop's poll object, and its number.
+    /// That of the loop's poll object, and its number, once there is one to wait.
     registry: Option<(u64, Registry)>,
     /// By age.
     waiting: BTreeMap<u64, Waiting<'py>>,
@@ -43,21 +43,30 @@ pub(super) struct Waiting<'py> {
 }
 
 impl<'py> Parked<'py> {
-    /// Has the connections wait for what `selector` reports.
-    pub(super) fn attach(&mut self, selector: &Selector) -> io::Result<()> {
-        if self.registry.as_ref().is_some_and(|(id, _)| *id == selector.id()) {
-            return Ok(());
+    /// Has the connections wait for what `selector` reports; says how long that may take. Those that
+    /// cannot are handled as if they had spoken.
+    ///
+    /// It takes a descriptor, which a server that parks none can do without.
+    pub(super) fn attach(&mut self, selector: &Selector) -> Option<Duration> {
+        let is_attached = self.registry.as_ref().is_some_and(|(id, _)| *id == selector.id());
+        if self.waiting.is_empty() || is_attached {
+            return self.timeout();
         }
-        let registry = selector.registry()?;
-        for waiting in self.waiting.values() {
-            register(&registry, waiting.fd)?;
+        self.registry = selector.registry().ok().map(|registry| (selector.id(), registry));
+        let is_registered = |waiting: &Waiting<'_>| {
+            let registry = self.registry.as_ref();
+            registry.is_some_and(|(_, registry)| register(registry, waiting.fd).is_ok())
+        };
+        let others = self.waiting.iter().filter(|(_, waiting)| !is_registered(waiting));
+        let others: Vec<_> = others.map(|(&number, _)| number).collect();
+        for &number in &others {
+            let waiting = self.take(number);
+            self.ripe.extend(waiting);
         }
-        self.registry = Some((selector.id(), registry));
-        Ok(())
+        if others.is_empty() { self.timeout() } else { Some(Duration::ZERO) }
     }
 
-    /// Has a connection with nothing to read wait for its client, for so long; `false` where there is
-    /// nothing to wait with.
+    /// Has a connection with nothing to read wait for its client, for so long; `false` where it cannot.
     pub(super) fn park(
         &mut self,
         fd: RawFd,
@@ -70,9 +79,10 @@ impl<'py> Parked<'py> {
             // The program has closed it by itself.
             drop(self.take(former));
         }
-        let Some((_, registry)) = &self.registry else { return false };
-        if register(registry, fd).is_err() {
-            return false;
+        if let Some((_, registry)) = &self.registry {
+            if register(registry, fd).is_err() {
+                return false;
+            }
         }
         let ticket = ledger.claim(request, client_address);
         ticket.set_state(State::Parked);
@@ -124,7 +134,7 @@ impl<'py> Parked<'py> {
     }
 
     /// How long it takes until the next one has waited for too long.
-    pub(super) fn timeout(&self) -> Option<Duration> {
+    fn timeout(&self) -> Option<Duration> {
         let (deadline, _) = self.deadlines.first()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }

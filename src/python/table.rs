@@ -25,7 +25,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyTuple};
 
-use super::engine::Engine;
+use super::engine::{Engine, RETRY_INTERVAL};
 use super::error::Raised;
 use super::greenlet::Greenlets;
 use super::hooks::Hooks;
@@ -33,7 +33,7 @@ use super::intake::Intake;
 use super::interpreter::{call, wait_detached};
 use super::ledger::Ticket;
 use super::waits::{HubId, Outcome, RequestId, WaitId, Waiting, Waits, Who};
-use crate::event_loop::{Occurrence, Selector};
+use crate::event_loop::{Occurrence, Selector, shorter};
 use crate::sys;
 use crate::wait::Direction;
 use crate::waker::Waker;
@@ -218,10 +218,16 @@ impl Table {
         if is_busy || !lock(&self.woken).is_empty() {
             return Some(Duration::ZERO);
         }
-        Some(state.waits.first_deadline()?.saturating_duration_since(Instant::now()))
+        let deadline = state.waits.first_deadline();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        shorter(left, (!state.waits.is_attached()).then_some(RETRY_INTERVAL))
     }
 
     /// Has `selector` watch what the requests wait for.
+    ///
+    /// # Errors
+    ///
+    /// See [`Waits::attach`].
     pub(super) fn attach(&self, selector: &Selector) -> io::Result<()> {
         self.state().waits.attach(selector)
     }
@@ -292,7 +298,8 @@ impl Table {
         let _driving = self.drive(py)?;
         let mut selector = Selector::attached_to(&self.waker)?;
         while self.state().requests.range(former + 1..).next().is_some() {
-            self.attach(&selector.0)?;
+            // Where it fails, the timeout is short.
+            let _ = self.attach(&selector.0);
             let timeout = self.timeout();
             wait_detached(py, || selector.0.select(timeout))?;
             py.check_signals()?;

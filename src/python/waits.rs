@@ -78,10 +78,17 @@ impl Waits {
     }
 
     /// Has `selector` watch what is waited for.
+    ///
+    /// # Errors
+    ///
+    /// That there is no descriptor for it, which it takes when the first wait has begun: to be called
+    /// again.
     pub(super) fn attach(&mut self, selector: &Selector) -> io::Result<()> {
-        if self.registry.as_ref().is_some_and(|(id, _)| *id == selector.id()) {
+        let is_attached = self.registry.as_ref().is_some_and(|(id, _)| *id == selector.id());
+        if self.waiting.is_empty() || is_attached {
             return Ok(());
         }
+        self.detach();
         self.registry = Some((selector.id(), selector.registry()?));
         for watch in &mut self.watches {
             watch.interests = None;
@@ -99,6 +106,11 @@ impl Waits {
             }
         }
         Ok(())
+    }
+
+    /// Whether what is waited for is watched.
+    pub(super) fn is_attached(&self) -> bool {
+        self.registry.is_some() || self.waiting.is_empty()
     }
 
     /// Lets go of the poll object.

@@ -14,11 +14,10 @@ import pytest
 from conftest import DEADLINE, serving, wait_until
 from probes import BRIEFLY, LOOPBACK, Call, ask, client_of, connect, echo_handler, read_all
 from program import Program
+from variants import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from variants import Variant
 
 AN_HOUR = 3600
 
@@ -425,3 +424,138 @@ def test_server_close_from_another_thread_ends_a_loop_in_trouble(
         server.server_close()
         loop.outcome("serve_forever()")
     assert server._BaseServer__is_shut_down.wait(DEADLINE)
+
+
+FEW = (
+    EXHAUST
+    + LOG
+    + """
+LEFT = int(sys.stdin.readline())
+class Server(ss.TCPServer):
+    def service_actions(self):
+        began.set()
+began = threading.Event()
+class Wake(logging.Handler):
+    def emit(self, record):
+        began.set()
+logging.getLogger("fastsocketserver").addHandler(Wake())
+with Server(("127.0.0.1", 0), Echo) as server, socket.socket() as client:
+    client.settimeout(20)
+    exhaust(64)
+    for _ in range(LEFT):
+        os.close(held.pop())
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    assert began.wait(20)
+    release()
+    client.connect(server.server_address)
+    client.sendall(b"hello\\n")
+    say(client.recv(100).decode().strip())
+    client.shutdown(socket.SHUT_RDWR)
+    server.shutdown()
+    thread.join()
+    say("ended")
+"""
+)
+
+
+@pytest.mark.parametrize("left", range(5))
+def test_few_descriptors_when_the_loop_begins(ours: Variant, left: int) -> None:
+    with Program(ours, FEW) as program:
+        program.send_line(str(left))
+        lines = list(iter(program.read_line, ""))
+        assert [line for line in lines if line != "logged"] == ["HELLO", "ended"], program.errors
+        program.end()
+
+
+NONE_TO_WAIT_WITH = (
+    EXHAUST
+    + LOG
+    + """
+class Waits(Echo):
+    def handle(self):
+        begun.set()
+        super().handle()
+begun = threading.Event()
+name = sys.stdin.readline().strip()
+with ss.TCPServer(("127.0.0.1", 0), Waits) as server, socket.socket() as client:
+    client.settimeout(20)
+    client.connect(server.server_address)
+    exhaust(64)
+    # For the poll object, for what wakes it, and for the connection.
+    for _ in range(3):
+        os.close(held.pop())
+    thread = threading.Thread(target=getattr(server, name))
+    thread.start()
+    assert begun.wait(20)
+    if name == "serve_forever":
+        while not records:
+            assert thread.is_alive()
+            time.sleep(0.001)
+    client.sendall(b"hello\\n")
+    release()
+    say(client.recv(100).decode().strip())
+    client.shutdown(socket.SHUT_RDWR)
+    if name == "serve_forever":
+        server.shutdown()
+    thread.join()
+    for record in records:
+        say(record)
+"""
+)
+
+
+@pytest.mark.parametrize("name", ["serve_forever", "handle_request"])
+def test_greenlets_wait_for_a_descriptor_to_wait_with(name: str) -> None:
+    ours = Variant("fastsocketserver", pass_through=False, in_greenlets=True)
+    with Program(ours, NONE_TO_WAIT_WITH) as program:
+        program.send_line(name)
+        lines = [line for line in iter(program.read_line, "") if line != "logged"]
+        told = [
+            "cannot wait for clients: Too many open files (os error 24); "
+            "trying again until it works"
+        ]
+        assert lines == ["HELLO", *(told if name == "serve_forever" else [])], program.errors
+        program.end()
+
+
+NONE_TO_PARK_WITH = (
+    EXHAUST
+    + """
+class Waits(Echo):
+    reads_first = True
+    def handle(self):
+        begun.set()
+        super().handle()
+class Server(ss.ThreadingTCPServer):
+    parking = True
+begun = threading.Event()
+with Server(("127.0.0.1", 0), Waits) as server, socket.socket() as first, socket.socket() as second:
+    first.connect(server.server_address)
+    exhaust(64)
+    # For the poll object, for what wakes it, and for the connection.
+    for _ in range(3):
+        os.close(held.pop())
+    thread = threading.Thread(target=server.serve_forever, args=(3600,))
+    thread.start()
+    assert begun.wait(20)
+    release()
+    second.connect(server.server_address)
+    while not server.stats().parked:
+        assert thread.is_alive()
+        time.sleep(0.001)
+    for client in (first, second):
+        client.settimeout(20)
+        client.sendall(b"hello\\n")
+        say(client.recv(100).decode().strip())
+        client.shutdown(socket.SHUT_RDWR)
+    server.shutdown()
+    thread.join()
+"""
+)
+
+
+def test_who_cannot_be_parked_is_served() -> None:
+    with Program(Variant("fastsocketserver", pass_through=False), NONE_TO_PARK_WITH) as program:
+        assert list(iter(program.read_line, "")) == ["HELLO", "HELLO"], program.errors
+        program.end()
