@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use pyo3::exceptions::{PyImportError, PyRuntimeError};
+use pyo3::exceptions::{PyImportError, PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -54,9 +54,12 @@ impl Threading {
             Err(error) if error.is_instance_of::<PyImportError>(py) => Ok(None),
             looked => looked,
         };
-        match THREADING.get_or_try_init(py, look)? {
-            Some(threading) if threading.is_original(py)? => Ok(Some(threading)),
-            _ => Ok(None),
+        match THREADING.get_or_try_init(py, look) {
+            Ok(Some(threading)) if threading.is_original(py)? => Ok(Some(threading)),
+            Ok(_) => Ok(None),
+            // There is no descriptor to read a module by; the next request looks anew.
+            Err(error) if error.is_instance_of::<PyOSError>(py) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

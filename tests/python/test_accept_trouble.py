@@ -519,7 +519,7 @@ def test_greenlets_wait_for_a_descriptor_to_wait_with(name: str) -> None:
         program.end()
 
 
-NONE_TO_PARK_WITH = (
+NONE_LEFT = (
     EXHAUST
     + """
 class Waits(Echo):
@@ -528,7 +528,7 @@ class Waits(Echo):
         begun.set()
         super().handle()
 class Server(ss.ThreadingTCPServer):
-    parking = True
+    parking = sys.stdin.readline().strip() == "True"
 begun = threading.Event()
 with Server(("127.0.0.1", 0), Waits) as server, socket.socket() as first, socket.socket() as second:
     first.connect(server.server_address)
@@ -541,7 +541,7 @@ with Server(("127.0.0.1", 0), Waits) as server, socket.socket() as first, socket
     assert begun.wait(20)
     release()
     second.connect(server.server_address)
-    while not server.stats().parked:
+    while Server.parking and not server.stats().parked:
         assert thread.is_alive()
         time.sleep(0.001)
     for client in (first, second):
@@ -555,7 +555,10 @@ with Server(("127.0.0.1", 0), Waits) as server, socket.socket() as first, socket
 )
 
 
-def test_who_cannot_be_parked_is_served() -> None:
-    with Program(Variant("fastsocketserver", pass_through=False), NONE_TO_PARK_WITH) as program:
+@pytest.mark.parametrize("parks", [False, True])
+def test_a_thread_takes_no_descriptor(parks: bool) -> None:
+    """Neither its first one, nor that of a client who cannot be parked."""
+    with Program(Variant("fastsocketserver", pass_through=False), NONE_LEFT) as program:
+        program.send_line(str(parks))
         assert list(iter(program.read_line, "")) == ["HELLO", "HELLO"], program.errors
         program.end()
