@@ -14,7 +14,9 @@ start_http_server(9100)
 from __future__ import annotations
 
 import errno
+import threading
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
@@ -29,7 +31,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client.core import Metric
 
@@ -66,25 +68,83 @@ class ServerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, each called ``fastsocketserver_...``."""
-        stats = self._server.stats()
-        for field, (name, documentation) in _COUNTERS.items():
-            counter = CounterMetricFamily(
-                f"fastsocketserver_{name}", documentation, labels=["server"]
-            )
-            counter.add_metric([self._name], getattr(stats, field))
-            yield counter
-        for field, (name, documentation) in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"fastsocketserver_{name}", documentation, labels=["server"])
-            gauge.add_metric([self._name], getattr(stats, field))
-            yield gauge
-        errors = CounterMetricFamily(
-            "fastsocketserver_accept_errors",
-            "How often no request could be taken.",
-            labels=["server", "errno"],
-        )
+        return _metrics([self])
+
+
+def _metrics(collectors: Iterable[ServerCollector]) -> Iterator[Metric]:
+    """Each metric once, with the figures of all these servers."""
+    all_stats = [(collector._name, collector._server.stats()) for collector in collectors]
+    for field, (name, documentation) in _COUNTERS.items():
+        counter = CounterMetricFamily(f"fastsocketserver_{name}", documentation, labels=["server"])
+        for server, stats in all_stats:
+            counter.add_metric([server], getattr(stats, field))
+        yield counter
+    for field, (name, documentation) in _GAUGES.items():
+        gauge = GaugeMetricFamily(f"fastsocketserver_{name}", documentation, labels=["server"])
+        for server, stats in all_stats:
+            gauge.add_metric([server], getattr(stats, field))
+        yield gauge
+    errors = CounterMetricFamily(
+        "fastsocketserver_accept_errors",
+        "How often no request could be taken.",
+        labels=["server", "errno"],
+    )
+    for server, stats in all_stats:
         for number, count in stats.accept_errors.items():
-            errors.add_metric([self._name, errno.errorcode.get(number, str(number))], count)
-        yield errors
+            errors.add_metric([server, errno.errorcode.get(number, str(number))], count)
+    yield errors
+
+
+class _Registered(Collector):
+    """Stands in a registry for a collector, and is gone when that is unregistered."""
+
+    def __init__(self, collector: ServerCollector) -> None:
+        self.collector = collector
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self.collector
+
+    def __hash__(self) -> int:
+        return hash(self.collector)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the metrics are those of `_Servers`."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Nothing, as above."""
+        return ()
+
+
+class _Servers(Collector):
+    """The metrics of all servers of one registry, which has room for each metric but once."""
+
+    def __init__(self) -> None:
+        self._registered: WeakKeyDictionary[_Registered, None] = WeakKeyDictionary()
+
+    def add(self, registered: _Registered) -> None:
+        """Ask one more server, as long as the registry holds what stands for it."""
+        name = registered.collector._name
+        if any(other._name == name for other in self._collectors()):
+            raise ValueError(f"another server is registered as {name!r}")
+        self._registered[registered] = None
+
+    def describe(self) -> Iterator[Metric]:
+        """All metrics, without figures."""
+        return _metrics([])
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics, if there is a server."""
+        collectors = self._collectors()
+        return _metrics(collectors) if collectors else ()
+
+    def _collectors(self) -> list[ServerCollector]:
+        found = [reference() for reference in self._registered.keyrefs()]
+        return [registered.collector for registered in found if registered is not None]
+
+
+_servers: WeakKeyDictionary[CollectorRegistry, _Servers] = WeakKeyDictionary()
+_registering = threading.Lock()
 
 
 def register(
@@ -94,9 +154,20 @@ def register(
 
     Returns:
         What to give to ``registry.unregister()`` when the server is closed.
+
+    Raises:
+        ValueError: `registry` has another server of this name, or other metrics of these names.
     """
     collector = ServerCollector(server, name)
-    registry.register(collector)
+    registered = _Registered(collector)
+    with _registering:
+        servers = _servers.get(registry)
+        if servers is None:
+            servers = _Servers()
+            registry.register(servers)
+            _servers[registry] = servers
+        servers.add(registered)
+        registry.register(registered)
     return collector
 
 

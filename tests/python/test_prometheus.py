@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import pytest
 from conftest import serving
 from dispatching import Lines, say, served, server_of, settled, wait_for
 from fastsocketserver import ThreadingUDPServer
-from fastsocketserver.prometheus import register, text
+from fastsocketserver.prometheus import ServerCollector, register, text
 from probes import LOOPBACK, client_of
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -63,18 +65,61 @@ def test_datagrams() -> None:
         assert values(text(server))['fastsocketserver_datagrams_received_total{server=""}'] == 1
 
 
-def test_several_servers_in_one_registry() -> None:
-    registry = CollectorRegistry()
+@pytest.mark.parametrize("auto_describe", [False, True])
+def test_several_servers_in_one_registry(auto_describe: bool) -> None:
+    """The default one describes what it has: each name may be there but once."""
+    registry = CollectorRegistry(auto_describe=auto_describe)
     name = 'fastsocketserver_connections_accepted_total{server="%s"}'
     with served("threads") as first, served("greenlets") as second:
         collectors = [register(first, "first", registry), register(second, "second", registry)]
         with client_of(second) as client:
             assert say(client) == b"HELLO\n"
-        found = values(generate_latest(registry))
+        data = generate_latest(registry)
+        found = values(data)
         assert (found[name % "first"], found[name % "second"]) == (0, 1)
-        for collector in collectors:
+        helps = [line for line in data.splitlines() if line.startswith(b"# HELP")]
+        assert len(helps) == len(set(helps)) == 12
+        one = registry.restricted_registry(["fastsocketserver_requests_failed_total"])
+        assert len(values(generate_latest(one))) == 2
+        for collector, left in zip(collectors, ({name % "second"}, set()), strict=True):
             registry.unregister(collector)
+            found = values(generate_latest(registry))
+            assert {sample for sample in found if "accepted" in sample} == left
+            with pytest.raises(KeyError):
+                registry.unregister(collector)
         assert generate_latest(registry) == b""
+        register(first, "second", registry)
+        assert values(generate_latest(registry))[name % "second"] == 0
+
+
+def test_two_servers_of_one_name() -> None:
+    registry = CollectorRegistry()
+    with server_of("threads") as first, server_of("threads") as second:
+        collector = register(first, "same", registry)
+        with pytest.raises(ValueError, match="another server is registered as 'same'"):
+            register(second, "same", registry)
+        registry.unregister(collector)
+        register(second, "same", registry)
+
+
+def test_a_registry_that_has_such_metrics_already() -> None:
+    registry = CollectorRegistry(auto_describe=True)
+    with server_of("threads") as server:
+        registry.register(collector := ServerCollector(server))
+        with pytest.raises(ValueError, match="Duplicated"):
+            register(server, "other", registry)
+        registry.unregister(collector)
+        register(server, "other", registry)
+
+
+def test_a_registry_is_not_kept_alive() -> None:
+    with server_of("threads") as server:
+        registry = CollectorRegistry()
+        register(server, registry=registry)
+        reference = weakref.ref(registry)
+        del registry
+        gc.collect()
+        assert reference() is None
 
 
 def test_a_closed_server_can_be_asked() -> None:
