@@ -261,7 +261,7 @@ class BaseServer:
 
     def process_request(self, request: RequestType, client_address: AddressType) -> None:
         """Have the request handled and closed; the mix-ins do so elsewhere."""
-        self.finish_request(request, client_address)
+        _core.call_finish_request(self, request, client_address)
         self.shutdown_request(request)
 
     def server_close(self) -> None:

@@ -271,6 +271,9 @@ def check_greenlets() -> None:
         ImportError: It is not; the error says what to install.
     """
 
+def call_finish_request(server: Any, request: Any, client_address: Any) -> None:
+    """Call `server.finish_request()`; whatever that does, the request's deadlines hold in it."""
+
 def close(socket: socket, /) -> None:
     """`socket.close`, for accepted sockets."""
 

@@ -93,7 +93,7 @@ class ThreadingMixIn(_Server):
     def process_request_thread(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request, and close it; this runs in the request's thread."""
         try:
-            self.finish_request(request, client_address)
+            _core.call_finish_request(self, request, client_address)
         except Exception:
             self._find_engine().note_failure(request)
             self.handle_error(request, client_address)
@@ -251,7 +251,7 @@ if hasattr(os, "fork"):
             """
             status = 1
             try:
-                self.finish_request(request, client_address)
+                _core.call_finish_request(self, request, client_address)
                 status = 0
             except Exception:
                 self.handle_error(request, client_address)
@@ -349,7 +349,7 @@ class GreenletMixIn(_Server):
     def process_request_greenlet(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request, and close it; this runs in the request's greenlet."""
         try:
-            self.finish_request(request, client_address)
+            _core.call_finish_request(self, request, client_address)
             self.shutdown_request(request)
         except BaseException as error:
             self._find_engine().note_failure(request)

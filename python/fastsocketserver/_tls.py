@@ -45,6 +45,17 @@ class _LineFile(io.BufferedReader):
         return line
 
 
+def _after_handshake(inherited: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method that does what `inherited` does, after a handshake that is expected."""
+
+    @functools.wraps(inherited)
+    def method(self: RequestSSLSocket, *args: Any, **kwargs: Any) -> Any:
+        self._complete_expected()
+        return inherited(self, *args, **kwargs)
+
+    return method
+
+
 class RequestSSLSocket(ssl.SSLSocket):
     """An `ssl.SSLSocket` that keeps to its request's deadlines, and to the way in which it waits.
 
@@ -55,12 +66,22 @@ class RequestSSLSocket(ssl.SSLSocket):
 
     handshake_due: bool = False
     """Whether the handshake is to be done when the request is handled."""
+    _expected: tuple[float | None] | None = None
     _timeout: float | None = None
 
     def complete_handshake(self, timeout: float | None) -> None:
         """Do the handshake that is due, within so many seconds."""
         self.handshake_due = False
+        self._expected = None
         self._finish("handshake", timeout, lambda: self._sslobj.do_handshake())  # type: ignore[attr-defined]
+
+    def expect_handshake(self, timeout: float | None) -> None:
+        """Have whatever needs the handshake that is due do it first, within so many seconds."""
+        self._expected = (timeout,)
+
+    def _complete_expected(self) -> None:
+        if self._expected is not None:
+            self.complete_handshake(*self._expected)
 
     def makefile(self, mode: str = "r", buffering: int | None = None, **options: Any) -> Any:
         """Return a file over the connection, as `socket.socket.makefile()` does."""
@@ -96,8 +117,7 @@ class RequestSSLSocket(ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
         """Do the TLS handshake; with `block`, also where operations do not wait."""
         self._check_connected()  # type: ignore[attr-defined]
-        timeout = None if block and self._timeout == 0 else self._timeout
-        self._finish("handshake", timeout, lambda: self._sslobj.do_handshake())  # type: ignore[attr-defined]
+        self.complete_handshake(None if block and self._timeout == 0 else self._timeout)
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:
         """Receive up to `len` bytes."""
@@ -123,6 +143,7 @@ class RequestSSLSocket(ssl.SSLSocket):
 
     def _finish(self, what: str, timeout: float | None, operate: Callable[[], Result]) -> Result:
         """Call `operate()` as often as the connection must be waited for."""
+        self._complete_expected()
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             try:
@@ -139,6 +160,17 @@ class RequestSSLSocket(ssl.SSLSocket):
     def _real_close(self) -> None:
         _core.forget_descriptor(self.fileno())
         super()._real_close()  # type: ignore[misc]
+
+
+for _name in (
+    *("cipher", "compression", "get_channel_binding", "get_unverified_chain"),
+    *("get_verified_chain", "getpeercert", "selected_alpn_protocol", "selected_npn_protocol"),
+    *("shared_ciphers", "verify_client_post_handshake", "version"),
+):
+    if hasattr(ssl.SSLSocket, _name):  # Not every Python has all of them.
+        setattr(RequestSSLSocket, _name, _after_handshake(getattr(ssl.SSLSocket, _name)))
+_reused: Any = ssl.SSLSocket.session_reused
+RequestSSLSocket.session_reused = property(_after_handshake(_reused.fget))  # type: ignore[assignment]
 
 
 def accept(listener: Any) -> tuple[Any, Any]:

@@ -147,7 +147,8 @@ pub(super) fn class_attribute(
     }
 }
 
-/// An attribute that most objects have from their class, where it is `None`; `None` for that.
+/// An attribute that most objects have from their class, where it is `None`; `None` for that, and for
+/// a server of a class that is none of the package's.
 pub(super) fn setting<'py>(
     object: &Bound<'py, PyAny>,
     name: &Bound<'py, PyString>,
@@ -155,7 +156,7 @@ pub(super) fn setting<'py>(
     if class_attribute(object, name) == object.py().None().as_ptr().cast_const() {
         return Ok(None);
     }
-    Ok(Some(object.getattr(name)?).filter(|value| !value.is_none()))
+    Ok(object.getattr_opt(name)?.filter(|value| !value.is_none()))
 }
 
 /// What `class` has under `name`, itself or from a base: to be compared, not to be used.

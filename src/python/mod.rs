@@ -51,7 +51,7 @@ mod _core {
     #[pymodule_export]
     use super::greenlet::check_greenlets;
     #[pymodule_export]
-    use super::hooks::{declare_defaults, finish_request};
+    use super::hooks::{call_finish_request, declare_defaults, finish_request};
     #[pymodule_export]
     use super::in_table::{
         Parking, forget_descriptor, is_in_table, open_parking, sleep, wait_ready,

@@ -215,6 +215,21 @@ def test_a_wait_over_tls_ends(dispatch: str, wait: str, over_tls: OverTLS, repor
         hear_end(client)
 
 
+@pytest.mark.parametrize("name", ["idle_timeout", "request_deadline"])
+@everywhere(*SERVERS)
+def test_a_wait_ends_where_finish_request_makes_the_handler(
+    dispatch: str, way: Any, name: str, report: Report
+) -> None:
+    def finish_request(self: Any, request: Any, client_address: Any) -> None:
+        self.RequestHandlerClass(request, client_address, self)
+
+    attributes = {"finish_request": finish_request, "handle_error": quiet, name: 0.2}
+    server = way(server_of(dispatch, handler_of(report, WAITS["readline"]), **attributes))
+    with serving(server), client_of(server) as silent:
+        assert report.words(2) == ["TimeoutError", "finish"]
+        hear_end(silent)
+
+
 class Waits(fastsocketserver.BaseRequestHandler):
     """Waits by its own file or by a method that the package does not replace."""
 

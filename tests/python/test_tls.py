@@ -351,6 +351,96 @@ def test_verify_request_sees_the_request_before_the_handshake(
     assert seen == [(True, None)] * 2
 
 
+def finish_request(self: Any, request: Any, client_address: Any) -> None:
+    """Do without `super()`, as the server of `python -m http.server` does."""
+    self.RequestHandlerClass(request, client_address, self)
+
+
+def process_request(self: Any, request: Any, client_address: Any) -> None:
+    finish_request(self, request, client_address)
+    self.shutdown_request(request)
+
+
+def process_in_thread(self: Any, request: Any, client_address: Any) -> None:
+    def process() -> None:
+        try:
+            finish_request(self, request, client_address)
+        except Exception:
+            self.handle_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    threading.Thread(target=process).start()
+
+
+WITHOUT_SUPER: dict[str, tuple[str, Callable[..., None]]] = {
+    **dict.fromkeys(SERVERS, ("finish_request", finish_request)),
+    "process_request": ("process_request", process_request),
+    "process_request_thread": ("process_request_thread", process_request),
+    "a thread": ("process_request", process_in_thread),
+}
+"""Hooks that make the handler themselves."""
+
+
+def without_super(case: str, make: Callable[..., Any], **attributes: Any) -> Any:
+    dispatch = "threads" if case == "process_request_thread" else "inline"
+    name, hook = WITHOUT_SUPER[case]
+    return make(case if case in SERVERS else dispatch, **{name: hook}, **attributes)
+
+
+@pytest.mark.parametrize("case", WITHOUT_SUPER)
+def test_hooks_that_make_the_handler_find_a_connection(
+    case: str, make: Callable[..., Any], connect: Connect
+) -> None:
+    class Handler(fastsocketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            peer = self.request.getpeercert()
+            found = (self.request.version(), self.request.cipher(), self.request.session_reused)
+            self.wfile.write(f"{peer} {None in found}\n".encode())
+
+    server = without_super(case, make)
+    server.RequestHandlerClass = Handler
+    with serving(server), connect(server) as client:
+        assert hear(client) == b"None False\n"
+        client.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("case", [case for case in WITHOUT_SUPER if case != "forks"])
+def test_handshake_timeout_where_a_hook_makes_the_handler(
+    case: str, make: Callable[..., Any]
+) -> None:
+    errors: list[Any] = []
+
+    class Handler(Lines):
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except Exception as error:
+                errors.append(error)
+
+    server = without_super(case, make, handshake_timeout=0.05)
+    server.RequestHandlerClass = Handler
+    with serving(server), client_of(server) as silent:
+        assert hear_end(silent) == b""
+    assert [type(error) for error in errors] == [TimeoutError]
+
+
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_finish_request_may_wrap_the_connection_by_itself(
+    dispatch: str, context: ssl.SSLContext, connect: Connect
+) -> None:
+    """It may have called its context so before there was such an attribute."""
+
+    def finish_request(self: Any, request: Any, client_address: Any) -> None:
+        with self.ssl_context.wrap_socket(request, server_side=True) as secured:
+            SERVERS[dispatch].finish_request(self, secured, client_address)
+
+    server = server_of(dispatch, ssl_context=context, finish_request=finish_request)
+    with serving(server), connect(server) as client:
+        assert say(client) == b"HELLO\n"
+        client.shutdown(socket.SHUT_RDWR)
+
+
 @pytest.mark.parametrize("dispatch", SERVERS)
 def test_client_certificates(dispatch: str, authority: trustme.CA, connect: Connect) -> None:
     class Handler(fastsocketserver.StreamRequestHandler):
