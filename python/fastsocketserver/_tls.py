@@ -61,13 +61,14 @@ class RequestSSLSocket(ssl.SSLSocket):
 
     In a greenlet, other requests run while it waits. The descriptor does not block, and the timeout
     is kept here: a TLS record may come in pieces, so being readable is not enough for the
-    interpreter's own methods to return.
+    interpreter's own methods to return. When TLS has ended, it is as any other connection's.
     """
 
     handshake_due: bool = False
     """Whether the handshake is to be done when the request is handled."""
     _expected: tuple[float | None] | None = None
     _timeout: float | None = None
+    _has_ended: bool = False
 
     def complete_handshake(self, timeout: float | None) -> None:
         """Do the handshake that is due, within so many seconds."""
@@ -95,7 +96,8 @@ class RequestSSLSocket(ssl.SSLSocket):
         """Have operations raise `TimeoutError` after so many seconds; `None` for never."""
         super().settimeout(value)
         self._timeout = value
-        super().settimeout(0)
+        if not self._has_ended:
+            super().settimeout(0)
 
     def setblocking(self, flag: bool, /) -> None:
         """Wait in each operation, or in none."""
@@ -131,15 +133,57 @@ class RequestSSLSocket(ssl.SSLSocket):
             "write", self._timeout, lambda: super(RequestSSLSocket, self).write(data)
         )
 
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """Receive up to `buflen` bytes."""
+        if self._has_ended:
+            return _core.recv(self, buflen, flags)
+        return super().recv(buflen, flags)
+
+    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        """Receive into `buffer`, up to `nbytes` bytes; returns how many were received."""
+        if self._has_ended:
+            return _core.recv_into(self, buffer, nbytes or 0, flags)
+        return super().recv_into(buffer, nbytes, flags)
+
     def send(self, data: Any, flags: int = 0) -> int:
         """Send from `data`; returns how many bytes were sent."""
+        if self._has_ended:
+            return _core.send(self, data, flags)
         return self._finish(
             "write", self._timeout, lambda: super(RequestSSLSocket, self).send(data, flags)
         )
 
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send all of `data`."""
+        if self._has_ended:
+            return _core.sendall(self, data, flags)
+        return super().sendall(data, flags)
+
     def unwrap(self) -> Any:
         """End TLS, and return the socket for what comes after it."""
-        return self._finish("shutdown", self._timeout, super().unwrap)
+        unwrapped = self._finish("shutdown", self._timeout, super().unwrap)
+        self._end()
+        return unwrapped
+
+    def shutdown(self, how: int) -> None:
+        """Shut the connection down in one direction or both. TLS has ended then."""
+        try:
+            super().shutdown(how)
+        finally:
+            self._end()
+
+    def detach(self) -> int:
+        """Close the object, but not its descriptor, which is returned."""
+        self._end()
+        fd = super().detach()
+        _core.forget_descriptor(fd)
+        return fd
+
+    def _end(self) -> None:
+        """Have the descriptor block again as the timeout says, for what comes after TLS."""
+        self._has_ended = True
+        if self.fileno() != -1:
+            super().settimeout(self._timeout)
 
     def _finish(self, what: str, timeout: float | None, operate: Callable[[], Result]) -> Result:
         """Call `operate()` as often as the connection must be waited for."""

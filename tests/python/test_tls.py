@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import http.server
+import os
 import socket
 import ssl
 import sys
@@ -439,6 +440,99 @@ def test_finish_request_may_wrap_the_connection_by_itself(
     with serving(server), connect(server) as client:
         assert say(client) == b"HELLO\n"
         client.shutdown(socket.SHUT_RDWR)
+
+
+class Unwrapped(fastsocketserver.StreamRequestHandler):
+    """Goes on without TLS, after one line."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        plain = self.request.unwrap()
+        plain.sendall(f"{os.get_blocking(plain.fileno())}\n".encode())
+        received = plain.recv(100)
+        while not received.endswith(b"more\n"):
+            received += self.rfile.readline()
+        plain.send(received.upper())
+
+
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_a_connection_is_waited_for_when_tls_has_ended(
+    dispatch: str, make: Callable[..., Any], connect: Connect
+) -> None:
+    server = make(dispatch)
+    server.RequestHandlerClass = Unwrapped
+
+    @contextlib.contextmanager
+    def unwrapped() -> Iterator[socket.socket]:
+        with connect(server) as client:
+            client.sendall(b"line\n")
+            plain = client.unwrap()
+            assert hear(plain) == b"True\n"
+            yield plain
+
+    with serving(server), contextlib.ExitStack() as stack:
+        count = 1 if dispatch == "inline" else 2
+        clients = [stack.enter_context(unwrapped()) for _ in range(count)]
+        for plain in reversed(clients):
+            assert say(plain, b"clear text\nand more\n") == b"CLEAR TEXT\n"
+            assert hear(plain) == b"AND MORE\n"
+        assert settled(server).failed == 0
+
+
+@pytest.mark.parametrize("dispatch", HERE)
+def test_deadlines_hold_when_tls_has_ended(
+    dispatch: str, context: ssl.SSLContext, connect: Connect
+) -> None:
+    errors = Errors()
+    server = server_of(dispatch, Unwrapped, ssl_context=context, handle_error=errors.hook())
+    with serving(server):
+        server.idle_timeout = 0.2
+        with connect(server) as client:
+            client.sendall(b"line\n")
+            assert hear_end(client.unwrap()) == b"True\n"
+        settled(server)
+    assert [type(error) for error in errors] == [TimeoutError]
+
+
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_what_comes_after_the_last_word_is_waited_for(
+    dispatch: str, make: Callable[..., Any], connect: Connect
+) -> None:
+    """Closing at once could reset the connection before the client has read all."""
+
+    class Handler(fastsocketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"bye\n")
+            self.request.shutdown(socket.SHUT_WR)
+            assert os.get_blocking(self.request.fileno())
+            while self.request.recv(100):
+                pass
+
+    server = make(dispatch)
+    server.RequestHandlerClass = Handler
+    with serving(server):
+        with connect(server) as client:
+            assert hear_end(client) == b"bye\n"
+            client.shutdown(socket.SHUT_RDWR)
+        assert settled(server).failed == 0
+
+
+@pytest.mark.parametrize("dispatch", HERE)
+def test_a_detached_descriptor_blocks(
+    dispatch: str, make: Callable[..., Any], connect: Connect
+) -> None:
+    block: list[bool] = []
+
+    class Handler(fastsocketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.socket(fileno=self.request.detach()) as own:
+                block.append(os.get_blocking(own.fileno()))
+
+    server = make(dispatch)
+    server.RequestHandlerClass = Handler
+    with serving(server), connect(server) as client:
+        hear_end(client)
+    assert block == [True]
 
 
 @pytest.mark.parametrize("dispatch", SERVERS)
