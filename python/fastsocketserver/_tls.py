@@ -238,7 +238,6 @@ def secure(server: TCPServer, listener: Any, request: socket.socket) -> ssl.SSLS
     wrapped: Any
     if context.sslsocket_class in (ssl.SSLSocket, _Chosen):
         wrapped = RequestSSLSocket._create(request, context=context, **options)  # type: ignore[attr-defined]
-        wrapped.settimeout(request.gettimeout() if request.fileno() != -1 else None)
     else:
         wrapped = context.wrap_socket(request, **options)
         wrapped.complete_handshake = functools.partial(_complete_handshake, weakref.ref(wrapped))

@@ -190,6 +190,33 @@ def test_the_handshakes_timeout_is_not_the_handlers(
     assert timeouts == [None]
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["native", "hook"])
+@pytest.mark.parametrize("dispatch", HERE)
+def test_the_default_timeout_is_that_of_connections(
+    dispatch: str, asked: bool, make: Callable[..., Any], connect: Connect
+) -> None:
+    timeouts: list[Any] = []
+
+    class Handler(Lines):
+        def handle(self) -> None:
+            timeouts.append(self.request.gettimeout())
+            super().handle()
+
+    attributes: Any = {}
+    if asked:
+        attributes["get_request"] = lambda self: SERVERS[dispatch].get_request(self)
+    server = make(dispatch, **attributes)
+    server.RequestHandlerClass = Handler
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DEADLINE)
+    try:
+        with serving(server), connect(server) as client:
+            assert say(client) == b"HELLO\n"
+    finally:
+        socket.setdefaulttimeout(before)
+    assert timeouts == [DEADLINE]
+
+
 @pytest.mark.parametrize("name", ["idle_timeout", "request_deadline"])
 @pytest.mark.parametrize("dispatch", HERE)
 def test_a_handshake_keeps_to_the_requests_deadlines(
