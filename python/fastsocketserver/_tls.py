@@ -10,6 +10,7 @@ import io
 import socket
 import ssl
 import weakref
+from _ssl import _SSLContext
 from time import monotonic
 
 from . import _core
@@ -223,13 +224,23 @@ def accept(listener: Any) -> tuple[Any, Any]:
     return socket.socket.accept(listener) if is_tls else listener.accept()
 
 
+def context_of(server: TCPServer) -> ssl.SSLContext | None:
+    """`server.ssl_context`; `None` where that is none for a server, but the program's own affair."""
+    context: Any = server.ssl_context
+    # `ssl.SSLContext` may be another class by now: gevent has one.
+    is_context = isinstance(context, _SSLContext)
+    return context if is_context and context.protocol != ssl.PROTOCOL_TLS_CLIENT else None
+
+
 def secure(server: TCPServer, listener: Any, request: socket.socket) -> ssl.SSLSocket:
     """Wrap an accepted connection; the handshake is done where the request is handled.
 
     By `server.ssl_context`, or as a listener does that is an `ssl.SSLSocket` itself.
     """
-    is_own = server.ssl_context is not None
-    context: Any = server.ssl_context if is_own else listener.context
+    context: Any = context_of(server)
+    is_own = context is not None
+    if not is_own:
+        context = listener.context
     options: Any = {
         "server_side": True,
         "do_handshake_on_connect": False,

@@ -260,7 +260,11 @@ impl<'py> Hooks<'py> {
         if setting(&self.server, intern!(py, "ssl_context"))?.is_none() && is_plain(listener)? {
             return Ok(None);
         }
-        let tls = call(&import_module(py)?, ("fastsocketserver._tls",))?;
+        let servers = call(&import_module(py)?, ("fastsocketserver._servers",))?;
+        let tls = call_method(&servers, intern!(py, "_find_tls"), (&self.server,))?;
+        if tls.is_none() {
+            return Ok(None);
+        }
         let secure = tls.getattr(intern!(py, "secure"))?;
         call(&secure, (&self.server, listener, request)).map(Some)
     }

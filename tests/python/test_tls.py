@@ -8,6 +8,7 @@ import http.server
 import os
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import weakref
@@ -658,21 +659,74 @@ def test_handlers_find_an_ssl_socket(
         assert hear(client) == b"True True\n"
 
 
-BAD_CONTEXTS: dict[str, Any] = {
+OWN_CONTEXTS: dict[str, Any] = {
     "for clients": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-    "none at all": object(),
-    "a name": "cert.pem",
+    "an object": object(),
+    "files": ("cert.pem", "key.pem"),
+    "a method": lambda self: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
 }
+"""What programs may have called `ssl_context`, and mean something else by."""
 
 
-@pytest.mark.parametrize("name", BAD_CONTEXTS)
+@pytest.mark.parametrize("name", OWN_CONTEXTS)
 @pytest.mark.parametrize("asked", [False, True], ids=["native", "hook"])
-@pytest.mark.parametrize("dispatch", HERE)
-def test_a_bad_context_goes_to_handle_error(
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_what_is_no_context_of_a_server_is_left_alone(
     dispatch: str, asked: bool, name: str, context: ssl.SSLContext, connect: Connect
 ) -> None:
+    attributes: Any = {"ssl_context": OWN_CONTEXTS[name]}
+    if asked:
+        attributes["get_request"] = lambda self: SERVERS[dispatch].get_request(self)
+    with serving(server := server_of(dispatch, **attributes)), client_of(server) as client:
+        assert say(client) == b"HELLO\n"
+        client.shutdown(socket.SHUT_RDWR)
+    with (
+        serving(server := listening(dispatch, context, **attributes)),
+        connect(server) as secured,
+    ):
+        assert say(secured) == b"HELLO\n"
+        secured.shutdown(socket.SHUT_RDWR)
+
+
+def test_an_attribute_of_that_name_does_not_import_ssl() -> None:
+    program = """
+import socket, sys, threading
+import fastsocketserver
+
+class Server(fastsocketserver.TCPServer):
+    ssl_context = ("cert.pem", "key.pem")
+
+class Handler(fastsocketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"hello")
+
+with Server(("127.0.0.1", 0), Handler) as server:
+    for take in (server.handle_request, lambda: server.finish_request(*server.get_request())):
+        with socket.create_connection(server.server_address) as client:
+            take()
+            assert client.recv(10) == b"hello"
+assert "ssl" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE)
+
+
+class Broken(ssl.SSLSocket):
+    """Cannot be made."""
+
+    @classmethod
+    def _create(cls, *args: Any, **options: Any) -> Any:
+        raise ssl.SSLError("broken")
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["native", "hook"])
+@pytest.mark.parametrize("dispatch", HERE)
+def test_a_context_that_fails_goes_to_handle_error(
+    dispatch: str, asked: bool, authority: trustme.CA, context: ssl.SSLContext, connect: Connect
+) -> None:
     errors = Errors()
-    attributes: Any = {"handle_error": errors.hook(), "ssl_context": BAD_CONTEXTS[name]}
+    broken = new_context(authority)
+    broken.sslsocket_class = Broken
+    attributes: Any = {"handle_error": errors.hook(), "ssl_context": broken}
     if asked:
         attributes["get_request"] = lambda self: SERVERS[dispatch].get_request(self)
     with serving(server := server_of(dispatch, **attributes)) as thread:
