@@ -274,6 +274,9 @@ def check_greenlets() -> None:
 def call_finish_request(server: Any, request: Any, client_address: Any) -> None:
     """Call `server.finish_request()`; whatever that does, the request's deadlines hold in it."""
 
+def client_timeout(message: str) -> TimeoutError:
+    """Make an error of a request's own connection, which `_is_clients` tells from any other."""
+
 def close(socket: socket, /) -> None:
     """`socket.close`, for accepted sockets."""
 

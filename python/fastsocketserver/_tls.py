@@ -200,7 +200,9 @@ class RequestSSLSocket(ssl.SSLSocket):
             left = None if deadline is None else max(0.0, deadline - monotonic())
             # This knows the request's own deadlines.
             if not _core.wait_ready(self.fileno(), writable, left):
-                raise TimeoutError(f"The {what} operation timed out")
+                message = f"The {what} operation timed out"
+                # In a greenlet, a handler's connections to others are of this class too.
+                raise _core.client_timeout(message) if self.server_side else TimeoutError(message)
 
     def _real_close(self) -> None:
         _core.forget_descriptor(self.fileno())
@@ -225,7 +227,7 @@ def accept(listener: Any) -> tuple[Any, Any]:
 
 
 def context_of(server: TCPServer) -> ssl.SSLContext | None:
-    """`server.ssl_context`; `None` where that is none for a server, but the program's own affair."""
+    """`server.ssl_context`; `None` where that is none for a server, but the program's affair."""
     context: Any = server.ssl_context
     # `ssl.SSLContext` may be another class by now: gevent has one.
     is_context = isinstance(context, _SSLContext)
@@ -262,7 +264,10 @@ def _complete_handshake(found: Callable[[], Any], timeout: float | None) -> None
     request.handshake_due = False
     own = request.gettimeout()
     request.settimeout(timeout)
-    request.do_handshake()
+    try:
+        request.do_handshake()
+    except TimeoutError as error:
+        raise _core.client_timeout(str(error)) from error
     request.settimeout(own)
 
 

@@ -47,6 +47,8 @@ mod _core {
     #[pymodule_export]
     use super::engine::{Engine, start_request_greenlet, start_request_thread, wait_readable};
     #[pymodule_export]
+    use super::error::client_timeout;
+    #[pymodule_export]
     use super::file::SocketFile;
     #[pymodule_export]
     use super::greenlet::check_greenlets;
