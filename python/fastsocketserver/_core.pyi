@@ -292,6 +292,9 @@ def end_line(fd: int) -> None:
 def finish_request(server: Any, request: Any, client_address: Any) -> None:
     """Do what `BaseServer.finish_request()` does: a TLS handshake that is due, and the handler."""
 
+def forget_closed(fd: int) -> None:
+    """Say that the descriptor of a request is about to be closed, and has no deadline any more."""
+
 def forget_descriptor(fd: int) -> None:
     """Say that a descriptor that requests in greenlets have waited for is somebody else's now."""
 

@@ -205,7 +205,7 @@ class RequestSSLSocket(ssl.SSLSocket):
                 raise _core.client_timeout(message) if self.server_side else TimeoutError(message)
 
     def _real_close(self) -> None:
-        _core.forget_descriptor(self.fileno())
+        _core.forget_closed(self.fileno())
         super()._real_close()  # type: ignore[misc]
 
 

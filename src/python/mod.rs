@@ -56,7 +56,7 @@ mod _core {
     use super::hooks::{call_finish_request, declare_defaults, finish_request};
     #[pymodule_export]
     use super::in_table::{
-        Parking, forget_descriptor, is_in_table, open_parking, sleep, wait_ready,
+        Parking, forget_closed, forget_descriptor, is_in_table, open_parking, sleep, wait_ready,
     };
     #[pymodule_export]
     use super::program::{call_program, run_file};
