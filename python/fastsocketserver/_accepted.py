@@ -59,7 +59,7 @@ def _await(sock: socket.socket, *, writable: bool) -> None:
     """
     timeout = sock.gettimeout()
     if timeout != 0 and not _core.wait_ready(sock.fileno(), writable, timeout):
-        raise TimeoutError("timed out")
+        raise _core.client_timeout("timed out")
 
 
 class AcceptedSocket(socket.socket):

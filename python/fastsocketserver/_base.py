@@ -75,8 +75,10 @@ class BaseServer:
         timeout: Seconds that `handle_request()` waits, or `None` for no limit.
         server_address: Where the server listens.
         RequestHandlerClass: What is called, with three arguments, for each request.
-        quiet_disconnects: Whether a client that goes away in the middle of its request is told of
-            in one line, and not by a traceback; false.
+        quiet_disconnects: Whether a client that goes away in the middle of its request, or is
+            silent for too long, is told of in one line, and not by a traceback; false. Errors that
+            say so are `ConnectionResetError`, `ConnectionAbortedError` and `BrokenPipeError`, the
+            end of a TLS connection, and a `TimeoutError` of the request's own connection.
     """
 
     timeout: float | None = None
@@ -249,7 +251,7 @@ class BaseServer:
 
     def process_request(self, request: RequestType, client_address: AddressType) -> None:
         """Have the request handled and closed; the mix-ins do so elsewhere."""
-        self.finish_request(request, client_address)
+        _core.call_finish_request(self, request, client_address)
         self.shutdown_request(request)
 
     def server_close(self) -> None:
@@ -294,8 +296,11 @@ class BaseServer:
 
 def _is_disconnect(error: BaseException | None) -> bool:
     """Whether `error` says that the client is gone, or has been silent for too long."""
-    if isinstance(error, (ConnectionError, TimeoutError)):
+    # Their subclasses tell of other connections: `http.client.RemoteDisconnected`, say.
+    if type(error) in (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
         return True
+    if isinstance(error, TimeoutError):
+        return hasattr(error, "_is_clients")
     ssl: Any = sys.modules.get("ssl")
     return ssl is not None and isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
 

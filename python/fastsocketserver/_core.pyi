@@ -289,6 +289,12 @@ def check_greenlets() -> None:
         ImportError: It is not; the error says what to install.
     """
 
+def call_finish_request(server: Any, request: Any, client_address: Any) -> None:
+    """Call `server.finish_request()`; whatever that does, the request's deadlines hold in it."""
+
+def client_timeout(message: str) -> TimeoutError:
+    """Make an error of a request's own connection, which `_is_clients` tells from any other."""
+
 def close(socket: socket, /) -> None:
     """`socket.close`, for accepted sockets."""
 
@@ -303,6 +309,9 @@ def end_line(fd: int) -> None:
 
 def finish_request(server: Any, request: Any, client_address: Any) -> None:
     """Do what `BaseServer.finish_request()` does: a TLS handshake that is due, and the handler."""
+
+def forget_closed(fd: int) -> None:
+    """Say that the descriptor of a request is about to be closed, and has no deadline any more."""
 
 def forget_descriptor(fd: int) -> None:
     """Say that a descriptor that requests in greenlets have waited for is somebody else's now."""

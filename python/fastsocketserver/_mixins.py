@@ -92,7 +92,7 @@ class ThreadingMixIn(_Server):
     def process_request_thread(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request, and close it; this runs in the request's thread."""
         try:
-            self.finish_request(request, client_address)
+            _core.call_finish_request(self, request, client_address)
         except Exception:
             _core.Engine.of(self).note_failure(request)
             self.handle_error(request, client_address)
@@ -250,7 +250,7 @@ if hasattr(os, "fork"):
             """
             status = 1
             try:
-                self.finish_request(request, client_address)
+                _core.call_finish_request(self, request, client_address)
                 status = 0
             except Exception:
                 self.handle_error(request, client_address)
@@ -348,7 +348,7 @@ class GreenletMixIn(_Server):
     def process_request_greenlet(self, request: RequestType, client_address: AddressType) -> None:
         """Handle the request, and close it; this runs in the request's greenlet."""
         try:
-            self.finish_request(request, client_address)
+            _core.call_finish_request(self, request, client_address)
             self.shutdown_request(request)
         except BaseException as error:
             _core.Engine.of(self).note_failure(request)

@@ -46,7 +46,9 @@ class TCPServer(BaseServer):
             is written. Then `TimeoutError` as above.
         ssl_context: An `ssl.SSLContext` with which connections are wrapped, or `None`. The
             handshake is done where the request is handled. Another context may be assigned at any
-            time; new connections have it.
+            time; new connections have it. Anything else, and a context for clients
+            (`ssl.PROTOCOL_TLS_CLIENT`), is taken for an attribute of the program's own: it is
+            ignored, and connections are not encrypted.
         handshake_timeout: Seconds that a TLS handshake may take, also where `socket` is an
             `ssl.SSLSocket`; 10, `None` for no limit.
     """
@@ -222,14 +224,15 @@ def _find_tls(server: TCPServer) -> Any:
     ssl: Any = sys.modules.get("ssl")
     if ssl is None:
         return None
-    if server.ssl_context is None and not (
+    is_listener = (
         isinstance(server.socket, ssl.SSLSocket)
         and type(server.socket).accept is ssl.SSLSocket.accept
-    ):
+    )
+    if server.ssl_context is None and not is_listener:
         return None
     from . import _tls
 
-    return _tls
+    return _tls if is_listener or _tls.context_of(server) is not None else None
 
 
 def _disable_nagle(request: Any) -> None:

@@ -6,11 +6,10 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 
 use super::deadlines;
-use super::error::Raised;
+use super::error::{Raised, client_timeout};
 use super::in_table::{self, InTable, Switching};
 use super::interpreter::wait_in_turn;
 use super::socket;
@@ -253,7 +252,7 @@ impl Connection<'_, '_> {
                 Err(Raised::System(error))
                     if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() =>
                 {
-                    return Err(waited_in_vain(fd, direction));
+                    return Err(self.waited_in_vain(fd, direction));
                 }
                 Err(error) => return Err(error),
             }
@@ -299,7 +298,7 @@ impl Connection<'_, '_> {
         if Switching(table, self.0.py()).wait(fd, direction, limit)? {
             Ok(true)
         } else {
-            Err(waited_in_vain(fd, direction))
+            Err(self.waited_in_vain(fd, direction))
         }
     }
 
@@ -314,9 +313,25 @@ impl Connection<'_, '_> {
     /// Fails where the time that the request has is over.
     fn check_time(self) -> Result<(), Raised> {
         if deadlines::is_any() && deadlines::is_over(self.fileno()?) {
-            return Err(timed_out());
+            return Err(self.timed_out());
         }
         Ok(())
+    }
+
+    /// The error of a wait for `fd` that was too long.
+    fn waited_in_vain(self, fd: RawFd, direction: Direction) -> Raised {
+        if direction == Direction::Writable {
+            deadlines::note_stuck(fd);
+        }
+        self.timed_out()
+    }
+
+    // Not part of the frame of a handler that waits in a greenlet.
+    #[inline(never)]
+    fn timed_out(self) -> Raised {
+        client_timeout(self.0.py(), "timed out")
+            .map_or_else(|error| error, |error| PyErr::from_value(error.into_any()))
+            .into()
     }
 
     pub(super) fn fileno(self) -> PyResult<RawFd> {
@@ -384,18 +399,6 @@ impl Deadline {
             (own, _) => own,
         }
     }
-}
-
-/// The error of a wait for `fd` that was too long.
-fn waited_in_vain(fd: RawFd, direction: Direction) -> Raised {
-    if direction == Direction::Writable {
-        deadlines::note_stuck(fd);
-    }
-    timed_out()
-}
-
-fn timed_out() -> Raised {
-    PyTimeoutError::new_err("timed out").into()
 }
 
 fn is_not_yet(error: &io::Error) -> bool {

@@ -4,8 +4,9 @@
 use std::io;
 use std::ptr;
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyBaseException, PyOSError, PyTimeoutError};
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::interpreter::call;
@@ -50,6 +51,18 @@ impl From<Raised> for PyErr {
             }
         })
     }
+}
+
+/// A `TimeoutError` of a request's own connection: `quiet_disconnects` must tell it from those of
+/// other connections that the handler has.
+#[pyfunction]
+pub(super) fn client_timeout<'py>(
+    py: Python<'py>,
+    message: &str,
+) -> PyResult<Bound<'py, PyBaseException>> {
+    let error = PyTimeoutError::new_err(message.to_owned()).into_value(py).into_bound(py);
+    error.setattr(intern!(py, "_is_clients"), true)?;
+    Ok(error)
 }
 
 /// The errno of an `OSError`, as an [`io::Error`] that sorts the same way.

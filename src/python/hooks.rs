@@ -125,14 +125,27 @@ pub(super) fn finish_request(
     Hooks::new(server).run_handler(request, client_address)
 }
 
-/// Whether the TLS handshake of `request` is to be done before it is handled.
+/// Whether `request` is open, and has its TLS handshake before it.
 pub(super) fn is_handshake_due(request: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if is_plain(request)? || socket::descriptor(request).is_none() {
+        return Ok(false);
+    }
     is_true(request, intern!(request.py(), "handshake_due"))
 }
 
 /// Whether `object` has an attribute of this name that is true.
 fn is_true(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<bool> {
     object.getattr_opt(name)?.map_or(Ok(false), |value| value.is_truthy())
+}
+
+/// Calls `server.finish_request`, for the classes of the package that do so in Python.
+#[pyfunction]
+pub(super) fn call_finish_request(
+    server: &Bound<'_, PyAny>,
+    request: &Bound<'_, PyAny>,
+    client_address: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    Hooks::new(server).finish_request(request, client_address)
 }
 
 /// Whether the requests of `server` run in greenlets.
@@ -260,7 +273,11 @@ impl<'py> Hooks<'py> {
         if setting(&self.server, intern!(py, "ssl_context"))?.is_none() && is_plain(listener)? {
             return Ok(None);
         }
-        let tls = call(&import_module(py)?, ("fastsocketserver._tls",))?;
+        let servers = call(&import_module(py)?, ("fastsocketserver._servers",))?;
+        let tls = call_method(&servers, intern!(py, "_find_tls"), (&self.server,))?;
+        if tls.is_none() {
+            return Ok(None);
+        }
         let secure = tls.getattr(intern!(py, "secure"))?;
         call(&secure, (&self.server, listener, request)).map(Some)
     }
@@ -335,7 +352,9 @@ impl<'py> Hooks<'py> {
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
-        let processed = self.process_request(request, client_address);
+        let processed = self
+            .expect_handshake(request)
+            .and_then(|()| self.process_request(request, client_address));
         self.unless_failed(processed, request, client_address)
     }
 
@@ -483,10 +502,13 @@ impl<'py> Hooks<'py> {
         request: &Bound<'py, PyAny>,
         client_address: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
-        match self.method(&self.defaults.finish_request)? {
-            Method::Own(_) => self.run_handler(request, client_address),
-            Method::Other(finish) => call(&finish, (request, client_address)).map(drop),
-        }
+        let finish = match self.method(&self.defaults.finish_request)? {
+            Method::Own(_) => return self.run_handler(request, client_address),
+            Method::Other(finish) => finish,
+        };
+        // It need not call the one that it overrides.
+        let _limited = deadlines::begin(&self.server, request)?;
+        call(&finish, (request, client_address)).map(drop)
     }
 
     /// What `finish_request` does where nobody has overridden it.
@@ -506,17 +528,28 @@ impl<'py> Hooks<'py> {
     #[inline(never)]
     fn complete_handshake(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
         let py = self.server.py();
-        if is_plain(request)? || socket::descriptor(request).is_none() {
-            return Ok(());
-        }
         if is_handshake_due(request)? {
             let ledger = Engine::of(&self.server)?.get().ledger();
             ledger.set_state(request, State::Handshake);
-            let timeout = self.server.getattr(intern!(py, "handshake_timeout"))?;
+            let timeout = self.handshake_timeout()?;
             call_method(request, intern!(py, "complete_handshake"), (timeout,))?;
             ledger.set_state(request, State::Handling);
         }
         Ok(())
+    }
+
+    /// Has a TLS handshake that is due be done at the first use of the connection at the latest: a
+    /// program's own hooks may make the handler by themselves.
+    fn expect_handshake(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
+        let name = intern!(self.server.py(), "expect_handshake");
+        if is_handshake_due(request)? && request.hasattr(name)? {
+            call_method(request, name, (self.handshake_timeout()?,))?;
+        }
+        Ok(())
+    }
+
+    fn handshake_timeout(&self) -> PyResult<Bound<'py, PyAny>> {
+        self.server.getattr(intern!(self.server.py(), "handshake_timeout"))
     }
 
     fn note_failure(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {

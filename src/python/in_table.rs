@@ -179,6 +179,15 @@ pub(super) fn forget_descriptor(fd: RawFd) {
     forget_closing(fd);
 }
 
+/// Says that `fd` is about to be closed.
+#[pyfunction]
+pub(super) fn forget_closed(fd: RawFd) {
+    forget_closing(fd);
+    if deadlines::is_any() {
+        deadlines::forget(fd);
+    }
+}
+
 /// Whether the caller runs in a request's greenlet.
 #[pyfunction]
 pub(super) fn is_in_table() -> bool {

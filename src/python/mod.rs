@@ -47,14 +47,16 @@ mod _core {
     #[pymodule_export]
     use super::engine::{Engine, start_request_greenlet, start_request_thread, wait_readable};
     #[pymodule_export]
+    use super::error::client_timeout;
+    #[pymodule_export]
     use super::file::SocketFile;
     #[pymodule_export]
     use super::greenlet::check_greenlets;
     #[pymodule_export]
-    use super::hooks::{declare_defaults, finish_request};
+    use super::hooks::{call_finish_request, declare_defaults, finish_request};
     #[pymodule_export]
     use super::in_table::{
-        Parking, forget_descriptor, is_in_table, open_parking, sleep, wait_ready,
+        Parking, forget_closed, forget_descriptor, is_in_table, open_parking, sleep, wait_ready,
     };
     #[pymodule_export]
     use super::program::{call_program, run_file};

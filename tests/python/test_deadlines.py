@@ -113,11 +113,11 @@ class OverTLS(Plain):
 
     @contextlib.contextmanager
     def client_of(self, server: Any) -> Iterator[socket.socket]:
-        with (
-            client_of(server) as plain,
-            self._clients_context.wrap_socket(plain, server_hostname=HOST) as client,
-        ):
+        with client_of(server) as plain, self.secured(plain) as client:
             yield client
+
+    def secured(self, plain: socket.socket) -> ssl.SSLSocket:
+        return self._clients_context.wrap_socket(plain, server_hostname=HOST)
 
 
 @pytest.fixture
@@ -259,6 +259,21 @@ def test_a_wait_over_tls_ends(dispatch: str, wait: str, over_tls: OverTLS) -> No
 
     # The handshake is part of the request.
     in_time(0.3, attempt)
+
+
+@pytest.mark.parametrize("name", ["idle_timeout", "request_deadline"])
+@everywhere(*SERVERS)
+def test_a_wait_ends_where_finish_request_makes_the_handler(
+    dispatch: str, way: Any, name: str, report: Report
+) -> None:
+    def finish_request(self: Any, request: Any, client_address: Any) -> None:
+        self.RequestHandlerClass(request, client_address, self)
+
+    attributes = {"finish_request": finish_request, "handle_error": quiet, name: 0.2}
+    server = way(server_of(dispatch, handler_of(report, WAITS["readline"]), **attributes))
+    with serving(server), client_of(server) as silent:
+        assert report.words(2) == ["TimeoutError", "finish"]
+        hear_end(silent)
 
 
 class Waits(fastsocketserver.BaseRequestHandler):
@@ -537,6 +552,44 @@ def test_a_handler_that_has_closed_its_connection_leaves_others_their_deadlines(
             go_on.set()
             ended.set()
             second.close()
+    assert [type(error) for error in errors] == [TimeoutError]
+
+
+def test_a_handler_that_has_closed_its_tls_connection_leaves_others_their_deadlines(
+    over_tls: OverTLS,
+) -> None:
+    """As above; what is closed is another class's."""
+    numbers: list[int] = []
+    go_on, ended = threading.Event(), threading.Event()
+    errors: list[Any] = []
+
+    class Handler(fastsocketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            numbers.append(self.request.fileno())
+            if len(numbers) == 1:
+                self.request.close()
+                go_on.wait(DEADLINE)
+            else:
+                ended.wait(DEADLINE)
+                self.request.recv(1)
+
+    attributes = {"idle_timeout": 1.0, "handle_error": lambda *_: errors.append(sys.exc_info()[1])}
+    server = over_tls(server_of("threads", Handler, **attributes))
+    # Of the descriptors of this process, that of the second client is taken before.
+    with socket.socket() as second, serving(server), over_tls.client_of(server) as first:
+        try:
+            assert hear_end(first) == b""
+            second.settimeout(DEADLINE)
+            second.connect(server.server_address)
+            with over_tls.secured(second) as client:
+                wait_until(lambda: len(numbers) == 2, "the second request")
+                go_on.set()
+                wait_until(lambda: server.stats().active == 1, "the end of the first")
+                ended.set()
+                assert hear_end(client) == b""
+        finally:
+            go_on.set()
+            ended.set()
     assert [type(error) for error in errors] == [TimeoutError]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import http.client
 import os
 import re
 import socket
@@ -485,3 +486,61 @@ def test_quiet_disconnects_says_it_in_one_line(capfd: pytest.CaptureFixture[str]
         settled(server)
     errors = capfd.readouterr().err
     assert re.fullmatch(r"\('127.0.0.1', \d+\) went away: \[Errno \d+\] reset\n", errors)
+
+
+def refused(handler: Any) -> None:
+    with socket.socket() as unheard:
+        unheard.bind(LOOPBACK)
+        socket.create_connection(unheard.getsockname())
+
+
+def silent_backend(handler: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(0.01)
+        ours.recv(1)
+
+
+def backend_that_goes_away(handler: Any) -> None:
+    raise http.client.RemoteDisconnected("closed without an answer")
+
+
+@pytest.mark.parametrize("act", [refused, silent_backend, backend_that_goes_away])
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_quiet_disconnects_tells_in_full_of_other_connections(
+    dispatch: str, act: Callable[[Any], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    handler = type("Handler", (Lines,), {"handle": act})
+    with served(dispatch, handler, quiet_disconnects=True) as server:
+        with client_of(server) as client:
+            assert hear_end(client) == b""
+        settled(server)
+    errors = capfd.readouterr().err
+    assert "Traceback" in errors
+    assert "went away" not in errors
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["deadline", "timeout"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda handler: handler.rfile.readline(),
+        lambda handler: handler.request.recv(1),
+        lambda handler: handler.request.sendall(bytes(1 << 26)),
+    ],
+    ids=["readline", "recv", "sendall"],
+)
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_quiet_disconnects_of_a_silent_client(
+    dispatch: str, act: Callable[[Any], None], own: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handler = type("Handler", (Lines,), {"handle": act, "timeout": 0.05 if own else None})
+    attributes: dict[str, Any] = {} if own else {"idle_timeout": 0.05}
+    with (
+        served(dispatch, handler, quiet_disconnects=True, **attributes) as server,
+        client_of(server) as client,
+    ):
+        wait_for(server, failed=1, active=0)
+        hear_end(client)
+    errors = capfd.readouterr().err
+    assert re.fullmatch(r"\('127.0.0.1', \d+\) went away: timed out\n", errors)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import http.server
+import os
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import weakref
@@ -189,6 +191,33 @@ def test_the_handshakes_timeout_is_not_the_handlers(
     assert timeouts == [None]
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["native", "hook"])
+@pytest.mark.parametrize("dispatch", HERE)
+def test_the_default_timeout_is_that_of_connections(
+    dispatch: str, asked: bool, make: Callable[..., Any], connect: Connect
+) -> None:
+    timeouts: list[Any] = []
+
+    class Handler(Lines):
+        def handle(self) -> None:
+            timeouts.append(self.request.gettimeout())
+            super().handle()
+
+    attributes: Any = {}
+    if asked:
+        attributes["get_request"] = lambda self: SERVERS[dispatch].get_request(self)
+    server = make(dispatch, **attributes)
+    server.RequestHandlerClass = Handler
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DEADLINE)
+    try:
+        with serving(server), connect(server) as client:
+            assert say(client) == b"HELLO\n"
+    finally:
+        socket.setdefaulttimeout(before)
+    assert timeouts == [DEADLINE]
+
+
 @pytest.mark.parametrize("name", ["idle_timeout", "request_deadline"])
 @pytest.mark.parametrize("dispatch", HERE)
 def test_a_handshake_keeps_to_the_requests_deadlines(
@@ -351,6 +380,189 @@ def test_verify_request_sees_the_request_before_the_handshake(
     assert seen == [(True, None)] * 2
 
 
+def finish_request(self: Any, request: Any, client_address: Any) -> None:
+    """Do without `super()`, as the server of `python -m http.server` does."""
+    self.RequestHandlerClass(request, client_address, self)
+
+
+def process_request(self: Any, request: Any, client_address: Any) -> None:
+    finish_request(self, request, client_address)
+    self.shutdown_request(request)
+
+
+def process_in_thread(self: Any, request: Any, client_address: Any) -> None:
+    def process() -> None:
+        try:
+            finish_request(self, request, client_address)
+        except Exception:
+            self.handle_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    threading.Thread(target=process).start()
+
+
+WITHOUT_SUPER: dict[str, tuple[str, Callable[..., None]]] = {
+    **dict.fromkeys(SERVERS, ("finish_request", finish_request)),
+    "process_request": ("process_request", process_request),
+    "process_request_thread": ("process_request_thread", process_request),
+    "a thread": ("process_request", process_in_thread),
+}
+"""Hooks that make the handler themselves."""
+
+
+def without_super(case: str, make: Callable[..., Any], **attributes: Any) -> Any:
+    dispatch = "threads" if case == "process_request_thread" else "inline"
+    name, hook = WITHOUT_SUPER[case]
+    return make(case if case in SERVERS else dispatch, **{name: hook}, **attributes)
+
+
+@pytest.mark.parametrize("case", WITHOUT_SUPER)
+def test_hooks_that_make_the_handler_find_a_connection(
+    case: str, make: Callable[..., Any], connect: Connect
+) -> None:
+    class Handler(fastsocketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            peer = self.request.getpeercert()
+            found = (self.request.version(), self.request.cipher(), self.request.session_reused)
+            self.wfile.write(f"{peer} {None in found}\n".encode())
+
+    server = without_super(case, make)
+    server.RequestHandlerClass = Handler
+    with serving(server), connect(server) as client:
+        assert hear(client) == b"None False\n"
+        client.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("case", [case for case in WITHOUT_SUPER if case != "forks"])
+def test_handshake_timeout_where_a_hook_makes_the_handler(
+    case: str, make: Callable[..., Any]
+) -> None:
+    errors: list[Any] = []
+
+    class Handler(Lines):
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except Exception as error:
+                errors.append(error)
+
+    server = without_super(case, make, handshake_timeout=0.05)
+    server.RequestHandlerClass = Handler
+    with serving(server), client_of(server) as silent:
+        assert hear_end(silent) == b""
+    assert [type(error) for error in errors] == [TimeoutError]
+
+
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_finish_request_may_wrap_the_connection_by_itself(
+    dispatch: str, context: ssl.SSLContext, connect: Connect
+) -> None:
+    """It may have called its context so before there was such an attribute."""
+
+    def finish_request(self: Any, request: Any, client_address: Any) -> None:
+        with self.ssl_context.wrap_socket(request, server_side=True) as secured:
+            SERVERS[dispatch].finish_request(self, secured, client_address)
+
+    server = server_of(dispatch, ssl_context=context, finish_request=finish_request)
+    with serving(server), connect(server) as client:
+        assert say(client) == b"HELLO\n"
+        client.shutdown(socket.SHUT_RDWR)
+
+
+class Unwrapped(fastsocketserver.StreamRequestHandler):
+    """Goes on without TLS, after one line."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        plain = self.request.unwrap()
+        plain.sendall(f"{os.get_blocking(plain.fileno())}\n".encode())
+        received = plain.recv(100)
+        while not received.endswith(b"more\n"):
+            received += self.rfile.readline()
+        plain.send(received.upper())
+
+
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_a_connection_is_waited_for_when_tls_has_ended(
+    dispatch: str, make: Callable[..., Any], connect: Connect
+) -> None:
+    server = make(dispatch)
+    server.RequestHandlerClass = Unwrapped
+
+    @contextlib.contextmanager
+    def unwrapped() -> Iterator[socket.socket]:
+        with connect(server) as client:
+            client.sendall(b"line\n")
+            plain = client.unwrap()
+            assert hear(plain) == b"True\n"
+            yield plain
+
+    with serving(server), contextlib.ExitStack() as stack:
+        count = 1 if dispatch == "inline" else 2
+        clients = [stack.enter_context(unwrapped()) for _ in range(count)]
+        for plain in reversed(clients):
+            assert say(plain, b"clear text\nand more\n") == b"CLEAR TEXT\n"
+            assert hear(plain) == b"AND MORE\n"
+        assert settled(server).failed == 0
+
+
+@pytest.mark.parametrize("dispatch", HERE)
+def test_deadlines_hold_when_tls_has_ended(
+    dispatch: str, context: ssl.SSLContext, connect: Connect
+) -> None:
+    errors = Errors()
+    server = server_of(dispatch, Unwrapped, ssl_context=context, handle_error=errors.hook())
+    with serving(server):
+        server.idle_timeout = 0.2
+        with connect(server) as client:
+            client.sendall(b"line\n")
+            assert hear_end(client.unwrap()) == b"True\n"
+        settled(server)
+    assert [type(error) for error in errors] == [TimeoutError]
+
+
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_what_comes_after_the_last_word_is_waited_for(
+    dispatch: str, make: Callable[..., Any], connect: Connect
+) -> None:
+    """Closing at once could reset the connection before the client has read all."""
+
+    class Handler(fastsocketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"bye\n")
+            self.request.shutdown(socket.SHUT_WR)
+            assert os.get_blocking(self.request.fileno())
+            while self.request.recv(100):
+                pass
+
+    server = make(dispatch)
+    server.RequestHandlerClass = Handler
+    with serving(server):
+        with connect(server) as client:
+            assert hear_end(client) == b"bye\n"
+            client.shutdown(socket.SHUT_RDWR)
+        assert settled(server).failed == 0
+
+
+@pytest.mark.parametrize("dispatch", HERE)
+def test_a_detached_descriptor_blocks(
+    dispatch: str, make: Callable[..., Any], connect: Connect
+) -> None:
+    block: list[bool] = []
+
+    class Handler(fastsocketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.socket(fileno=self.request.detach()) as own:
+                block.append(os.get_blocking(own.fileno()))
+
+    server = make(dispatch)
+    server.RequestHandlerClass = Handler
+    with serving(server), connect(server) as client:
+        hear_end(client)
+    assert block == [True]
+
+
 @pytest.mark.parametrize("dispatch", SERVERS)
 def test_client_certificates(dispatch: str, authority: trustme.CA, connect: Connect) -> None:
     class Handler(fastsocketserver.StreamRequestHandler):
@@ -447,21 +659,74 @@ def test_handlers_find_an_ssl_socket(
         assert hear(client) == b"True True\n"
 
 
-BAD_CONTEXTS: dict[str, Any] = {
+OWN_CONTEXTS: dict[str, Any] = {
     "for clients": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-    "none at all": object(),
-    "a name": "cert.pem",
+    "an object": object(),
+    "files": ("cert.pem", "key.pem"),
+    "a method": lambda self: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
 }
+"""What programs may have called `ssl_context`, and mean something else by."""
 
 
-@pytest.mark.parametrize("name", BAD_CONTEXTS)
+@pytest.mark.parametrize("name", OWN_CONTEXTS)
 @pytest.mark.parametrize("asked", [False, True], ids=["native", "hook"])
-@pytest.mark.parametrize("dispatch", HERE)
-def test_a_bad_context_goes_to_handle_error(
+@pytest.mark.parametrize("dispatch", SERVERS)
+def test_what_is_no_context_of_a_server_is_left_alone(
     dispatch: str, asked: bool, name: str, context: ssl.SSLContext, connect: Connect
 ) -> None:
+    attributes: Any = {"ssl_context": OWN_CONTEXTS[name]}
+    if asked:
+        attributes["get_request"] = lambda self: SERVERS[dispatch].get_request(self)
+    with serving(server := server_of(dispatch, **attributes)), client_of(server) as client:
+        assert say(client) == b"HELLO\n"
+        client.shutdown(socket.SHUT_RDWR)
+    with (
+        serving(server := listening(dispatch, context, **attributes)),
+        connect(server) as secured,
+    ):
+        assert say(secured) == b"HELLO\n"
+        secured.shutdown(socket.SHUT_RDWR)
+
+
+def test_an_attribute_of_that_name_does_not_import_ssl() -> None:
+    program = """
+import socket, sys, threading
+import fastsocketserver
+
+class Server(fastsocketserver.TCPServer):
+    ssl_context = ("cert.pem", "key.pem")
+
+class Handler(fastsocketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"hello")
+
+with Server(("127.0.0.1", 0), Handler) as server:
+    for take in (server.handle_request, lambda: server.finish_request(*server.get_request())):
+        with socket.create_connection(server.server_address) as client:
+            take()
+            assert client.recv(10) == b"hello"
+assert "ssl" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE)
+
+
+class Broken(ssl.SSLSocket):
+    """Cannot be made."""
+
+    @classmethod
+    def _create(cls, *args: Any, **options: Any) -> Any:
+        raise ssl.SSLError("broken")
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["native", "hook"])
+@pytest.mark.parametrize("dispatch", HERE)
+def test_a_context_that_fails_goes_to_handle_error(
+    dispatch: str, asked: bool, authority: trustme.CA, context: ssl.SSLContext, connect: Connect
+) -> None:
     errors = Errors()
-    attributes: Any = {"handle_error": errors.hook(), "ssl_context": BAD_CONTEXTS[name]}
+    broken = new_context(authority)
+    broken.sslsocket_class = Broken
+    attributes: Any = {"handle_error": errors.hook(), "ssl_context": broken}
     if asked:
         attributes["get_request"] = lambda self: SERVERS[dispatch].get_request(self)
     with serving(server := server_of(dispatch, **attributes)) as thread:
