@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 
+from . import _core
 from ._base import BaseServer
 
 TYPE_CHECKING = False
@@ -138,6 +139,7 @@ class TCPServer(BaseServer):
 
     def shutdown_request(self, request: RequestType) -> None:
         """Tell the client that nothing more will come, then close the connection."""
+        _core.forget_client(self, request)
         try:
             # Closing alone would reset a connection whose socket lives on elsewhere.
             request.shutdown(socket.SHUT_WR)

@@ -99,7 +99,6 @@ def list_connections(server: BaseServer) -> list[Connection]:
     return [
         Connection(address, age, state, *_count_bytes(request), handler)
         for address, age, state, request in server._find_engine().connections()
-        if not isinstance(request, tuple)
     ]
 
 

@@ -16,7 +16,7 @@ use super::error::Raised;
 use super::hooks::{self, Hooks};
 use super::intake::Intake;
 use super::interpreter::{call, call_method, duration, import_module, wait_detached};
-use super::ledger::{Ledger, Line};
+use super::ledger::{self, Ledger, Line};
 use super::limits;
 use super::reporter::Reporter;
 use super::socket::{self, is_open};
@@ -442,6 +442,18 @@ pub(super) fn start_request_greenlet(
     client_address: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     Engine::begin_in_greenlet(server, request, client_address)
+}
+
+/// Says that the client of a request is about to see its end, and may come again.
+#[pyfunction]
+#[pyo3(signature = (server, request))]
+pub(super) fn forget_client(server: &Bound<'_, PyAny>, request: &Bound<'_, PyAny>) -> PyResult<()> {
+    if ledger::counts_clients() {
+        if let Some(engine) = Engine::present(server)? {
+            engine.get().ledger().forget_client(request);
+        }
+    }
+    Ok(())
 }
 
 /// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.

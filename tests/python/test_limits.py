@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import errno
 import logging
 import os
@@ -265,6 +267,50 @@ def test_clients_of_a_unix_socket_are_not_counted(tmp_path: Any) -> None:
 
     with serving(server := Server(str(tmp_path / "s"), Lines)), clients_of(server, 3) as clients:
         assert [say(client) for client in clients] == [b"HELLO\n"] * 3
+
+
+@pytest.mark.parametrize("dispatch", [*SERVERS, "pool"])
+def test_a_client_that_comes_again_when_it_has_seen_the_end(dispatch: str) -> None:
+    class Greet(fastsocketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"hello\n")
+
+    attributes: dict[str, Any] = {"max_connections_per_client": 1}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        if dispatch == "pool":
+            attributes["process_request"] = lambda server, *args: pool.submit(
+                server.process_request_thread, *args
+            )
+            dispatch = "threads"
+        with served(dispatch, Greet, **attributes) as server:
+            for _ in range(100):
+                with client_of(server) as client:
+                    assert hear_end(client) == b"hello\n"
+                for pid in (getattr(server, "active_children", None) or set()).copy():
+                    # Whether the server has looked after it is another question.
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            stats = settled(server)
+    assert (stats.accepted, stats.finished) == (100, 100)
+
+
+def test_datagrams_of_one_client_are_not_counted() -> None:
+    opened = threading.Event()
+
+    class Handler(fastsocketserver.DatagramRequestHandler):
+        def handle(self) -> None:
+            opened.wait(DEADLINE)
+            self.wfile.write(self.packet.upper())
+
+    class Server(fastsocketserver.ThreadingUDPServer):
+        max_connections_per_client = 1
+
+    with serving(server := Server(LOOPBACK, Handler)), client_of(server) as client:
+        for _ in range(5):
+            client.send(b"hello")
+        wait_for(server, active=5)
+        opened.set()
+        assert [client.recv(10) for _ in range(5)] == [b"HELLO"] * 5
 
 
 # --- values that are no limits ---------------------------------------------------------------
