@@ -608,7 +608,8 @@ impl Kind {
     }
 }
 
-/// Whether nothing is left of a connection: it is closed, or nothing that can be open.
+/// Whether nothing is left of a connection: it is closed, or nothing that can be open. One that the
+/// program has detached goes on, as far as anybody can tell, as long as its object lives.
 fn is_over(request: &Bound<'_, PyAny>) -> bool {
-    socket::descriptor(request).is_none()
+    socket::descriptor(request).is_none() && !socket::is_detached(request)
 }

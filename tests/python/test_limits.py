@@ -201,6 +201,33 @@ def test_a_request_in_a_programs_own_pool_counts_until_it_is_closed() -> None:
         server.shutdown_request(taken[1])
 
 
+def test_a_connection_that_is_wrapped_in_a_programs_own_thread_counts() -> None:
+    """What was accepted is detached then, and the server is not told what goes on in its place."""
+    detached = threading.Semaphore(0)
+
+    class Server(fastsocketserver.TCPServer):
+        max_connections = 1
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            Call(self.wrap, request, client_address)
+            detached.acquire()
+
+        def wrap(self, request: Any, client_address: Any) -> None:
+            with socket.socket(fileno=request.detach()) as wrapped:
+                detached.release()
+                super().process_request(wrapped, client_address)
+
+    with serving(server := Server(LOOPBACK, Lines)), clients_of(server, 2) as clients:
+        assert say(clients[0]) == b"HELLO\n"
+        clients[1].sendall(b"second\n")
+        assert is_silent(clients[1])
+        assert server.stats().accepted == 1
+        drained = Call(server.shutdown, DEADLINE)
+        assert drained.still_waits()
+        clients[0].close()
+        assert drained.outcome("shutdown()") == 0
+
+
 def test_parked_connections_and_threads_are_counted_apart() -> None:
     """Threads are held by those alone that have spoken."""
     attributes: dict[str, Any] = {"parking": True, "max_threads": 1, "max_connections": 3}
