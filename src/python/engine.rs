@@ -350,6 +350,11 @@ impl Engine {
         Ok(ledger.admits(py, limits))
     }
 
+    /// Logs `message`, once.
+    pub(super) fn report_once(&self, py: Python<'_>, message: &str) {
+        self.reporter.report_once(py, message);
+    }
+
     /// Begins the requests that wait for a thread that could not be started; says how many still do.
     fn start_stalled(&self, py: Python<'_>) -> PyResult<usize> {
         if self.threads.count_stalled() == 0 {

@@ -28,6 +28,7 @@ use super::engine::Engine;
 use super::error::Handling;
 use super::interpreter::{call, call_method, class_attribute, import_module, is_method, setting};
 use super::ledger::{self, State};
+use super::limits;
 use super::socket::{self, is_plain};
 use super::threading::Threading;
 
@@ -497,7 +498,7 @@ impl<'py> Hooks<'py> {
         if due.is_truthy()? {
             let ledger = Engine::of(&self.server)?.get().ledger();
             ledger.set_state(request, State::Handshake);
-            let timeout = self.server.getattr(intern!(py, "handshake_timeout"))?;
+            let timeout = limits::handshake_timeout(&self.server)?;
             call_method(request, intern!(py, "complete_handshake"), (timeout,))?;
             ledger.set_state(request, State::Handling);
         }

@@ -11,7 +11,7 @@ use pyo3::types::PyTuple;
 use super::engine::Engine;
 use super::error::{Raised, io_error};
 use super::hooks::{Hooks, Way};
-use super::interpreter::{call, setting};
+use super::interpreter::call;
 use super::ledger::{Kind, Ledger};
 use super::limits;
 use super::parked::{Parked, Waiting};
@@ -206,8 +206,7 @@ impl<'py> Intake<'py> {
         if kind != Kind::Connection {
             return Ok((None, false));
         }
-        let limit = setting(self.hooks.server(), intern!(py, "max_connections_per_client"))?;
-        let Some(limit) = limits::count(limit, "max_connections_per_client")? else {
+        let Some(limit) = limits::per_client(self.hooks.server())? else {
             return Ok((None, false));
         };
         // Unix sockets have no address by which clients could be told apart.
