@@ -8,6 +8,7 @@ import errno
 import fractions
 import logging
 import os
+import queue
 import select
 import socket
 import sys
@@ -297,29 +298,57 @@ def test_clients_of_a_unix_socket_are_not_counted(tmp_path: Any) -> None:
         assert [say(client) for client in clients] == [b"HELLO\n"] * 3
 
 
-@pytest.mark.parametrize("dispatch", [*SERVERS, "pool"])
-def test_a_client_that_comes_again_when_it_has_seen_the_end(dispatch: str) -> None:
-    class Greet(fastsocketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.sendall(b"hello\n")
+class Greet(fastsocketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.sendall(b"hello\n")
 
-    attributes: dict[str, Any] = {"max_connections_per_client": 1}
+
+@pytest.mark.parametrize("dispatch", HERE)
+def test_a_client_that_comes_again_when_it_has_seen_the_end(dispatch: str) -> None:
+    with served(dispatch, Greet, max_connections_per_client=1) as server:
+        for _ in range(200):
+            with client_of(server) as client:
+                assert hear_end(client) == b"hello\n"
+        stats = settled(server)
+    assert (stats.accepted, stats.finished) == (200, 200)
+
+
+def test_a_client_that_comes_again_to_a_programs_own_pool() -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        if dispatch == "pool":
-            attributes["process_request"] = lambda server, *args: pool.submit(
-                server.process_request_thread, *args
-            )
-            dispatch = "threads"
-        with served(dispatch, Greet, **attributes) as server:
-            for _ in range(100):
+
+        def process_request(self: Any, *args: Any) -> None:
+            pool.submit(self.process_request_thread, *args)
+
+        attributes = {"process_request": process_request, "max_connections_per_client": 1}
+        with served("threads", Greet, **attributes) as server:
+            for _ in range(200):
                 with client_of(server) as client:
                     assert hear_end(client) == b"hello\n"
-                for pid in (getattr(server, "active_children", None) or set()).copy():
-                    # Whether the server has looked after it is another question.
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             stats = settled(server)
-    assert (stats.accepted, stats.finished) == (100, 100)
+    assert (stats.accepted, stats.finished) == (200, 200)
+
+
+@pytest.mark.skipif("forks" not in SERVERS, reason="this platform does not fork")
+def test_a_client_that_comes_again_when_the_child_has_ended() -> None:
+    forked: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+
+    class Server(fastsocketserver.ForkingTCPServer):
+        max_connections_per_client = 1
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            super().process_request(request, client_address)
+            forked.put(set(self.active_children or ()))
+
+    with serving(server := Server(LOOPBACK, Greet)):
+        for _ in range(50):
+            with client_of(server) as client:
+                assert hear_end(client) == b"hello\n"
+            for pid in forked.get(timeout=DEADLINE):
+                # Whether the server has looked after it is another question.
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        stats = settled(server)
+    assert (stats.accepted, stats.finished) == (50, 50)
 
 
 def test_datagrams_of_one_client_are_not_counted() -> None:
