@@ -159,6 +159,8 @@ class AcceptedSocket(socket.socket):
     def detach(self) -> int:
         """Close the object, but not its descriptor, which is returned."""
         fd = super().detach()
+        # As true as before; `stats()` and the limits go by it: the connection is not over yet.
+        self._closed = "detached"
         _core.forget_descriptor(fd)
         return fd
 

@@ -21,6 +21,7 @@ __all__ = [
     "declare_defaults",
     "end_line",
     "finish_request",
+    "forget_client",
     "forget_descriptor",
     "forget_threads",
     "is_in_table",
@@ -312,6 +313,9 @@ def finish_request(server: Any, request: Any, client_address: Any) -> None:
 
 def forget_closed(fd: int) -> None:
     """Say that the descriptor of a request is about to be closed, and has no deadline any more."""
+
+def forget_client(server: Any, request: Any) -> None:
+    """Say that the client of a request is about to see its end, and may come again."""
 
 def forget_descriptor(fd: int) -> None:
     """Say that a descriptor that requests in greenlets have waited for is somebody else's now."""

@@ -36,7 +36,8 @@ class TCPServer(BaseServer):
         unlink_on_close: Whether `server_close()` removes the file of a Unix socket, unless another
             has taken its place, or another process than the one that has bound it closes; false.
         max_connections: How many connections may be open at once; further ones wait in the kernel's
-            queue. `None`, the default of all limits, is no limit.
+            queue. `None`, the default of all limits, is no limit; nor is what is not above zero, or
+            infinite. What is no number is left to the program, with a line in the log.
         max_connections_per_client: How many of them may come from one IP address; a further one is
             closed at once, for those behind it in the queue are others'.
         request_deadline: Seconds that a whole request may take. A read or write of its handler that
@@ -144,6 +145,7 @@ class TCPServer(BaseServer):
 
     def shutdown_request(self, request: RequestType) -> None:
         """Tell the client that nothing more will come, then close the connection."""
+        _core.forget_client(self, request)
         try:
             # Closing alone would reset a connection whose socket lives on elsewhere.
             request.shutdown(socket.SHUT_WR)

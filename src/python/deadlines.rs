@@ -10,10 +10,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::interpreter::{duration, setting};
+use super::limits;
 use super::socket;
 use crate::wait::Direction;
 
@@ -48,17 +47,11 @@ pub(super) struct Limited {
 }
 
 /// Has the waits of a request of `server` end in time; `None` where they need not.
-///
-/// # Errors
-///
-/// `ValueError` and `TypeError` for what is no number of seconds.
 pub(super) fn begin(
     server: &Bound<'_, PyAny>,
     request: &Bound<'_, PyAny>,
 ) -> PyResult<Option<Limited>> {
-    let py = server.py();
-    let end = seconds(setting(server, intern!(py, "request_deadline"))?)?;
-    let idle = seconds(setting(server, intern!(py, "idle_timeout"))?)?;
+    let (end, idle) = (limits::request_deadline(server)?, limits::idle_timeout(server)?);
     if end.is_none() && idle.is_none() {
         return Ok(None);
     }
@@ -166,11 +159,6 @@ fn set_line(fd: Option<RawFd>, since: Option<Instant>) {
     if let Some(limits) = limited().get_mut(&fd) {
         limits.line = since;
     }
-}
-
-/// A number of seconds as an attribute gives it.
-pub(super) fn seconds(attribute: Option<Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
-    attribute.map(|attribute| duration(attribute.extract()?)).transpose()
 }
 
 /// Whether any request has a deadline.

@@ -17,7 +17,7 @@ use super::error::Raised;
 use super::hooks::{self, Hooks};
 use super::intake::Intake;
 use super::interpreter::{call, call_method, duration, import_module, wait_detached};
-use super::ledger::{Ledger, Line};
+use super::ledger::{self, Ledger, Line};
 use super::limits;
 use super::reporter::Reporter;
 use super::socket::{self, is_open};
@@ -402,6 +402,11 @@ impl Engine {
         Ok(ledger.admits(py, limits))
     }
 
+    /// Logs `message`, once.
+    pub(super) fn report_once(&self, py: Python<'_>, message: &str) {
+        self.reporter.report_once(py, message);
+    }
+
     /// Begins the requests that wait for a thread that could not be started; says how many still do.
     fn start_stalled(&self, py: Python<'_>) -> PyResult<usize> {
         if self.threads.count_stalled() == 0 {
@@ -498,6 +503,18 @@ pub(super) fn start_request_greenlet(
     client_address: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     Engine::begin_in_greenlet(server, request, client_address)
+}
+
+/// Says that the client of a request is about to see its end, and may come again.
+#[pyfunction]
+#[pyo3(signature = (server, request))]
+pub(super) fn forget_client(server: &Bound<'_, PyAny>, request: &Bound<'_, PyAny>) -> PyResult<()> {
+    if ledger::counts_clients() {
+        if let Some(engine) = Engine::present(server)? {
+            engine.get().ledger().forget_client(request);
+        }
+    }
+    Ok(())
 }
 
 /// Waits until `server.fileno()` is readable; `False` after `timeout` seconds.

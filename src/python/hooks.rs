@@ -27,7 +27,8 @@ use super::deadlines;
 use super::engine::Engine;
 use super::error::Handling;
 use super::interpreter::{call, call_method, class_attribute, import_module, is_method, setting};
-use super::ledger::State;
+use super::ledger::{self, State};
+use super::limits;
 use super::socket::{self, is_plain};
 use super::threading::Threading;
 
@@ -531,7 +532,7 @@ impl<'py> Hooks<'py> {
         if is_handshake_due(request)? {
             let ledger = Engine::of(&self.server)?.get().ledger();
             ledger.set_state(request, State::Handshake);
-            let timeout = self.handshake_timeout()?;
+            let timeout = limits::handshake_timeout(&self.server)?;
             call_method(request, intern!(py, "complete_handshake"), (timeout,))?;
             ledger.set_state(request, State::Handling);
         }
@@ -543,13 +544,9 @@ impl<'py> Hooks<'py> {
     fn expect_handshake(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
         let name = intern!(self.server.py(), "expect_handshake");
         if is_handshake_due(request)? && request.hasattr(name)? {
-            call_method(request, name, (self.handshake_timeout()?,))?;
+            call_method(request, name, (limits::handshake_timeout(&self.server)?,))?;
         }
         Ok(())
-    }
-
-    fn handshake_timeout(&self) -> PyResult<Bound<'py, PyAny>> {
-        self.server.getattr(intern!(self.server.py(), "handshake_timeout"))
     }
 
     fn note_failure(&self, request: &Bound<'py, PyAny>) -> PyResult<()> {
@@ -568,6 +565,9 @@ impl<'py> Hooks<'py> {
             Method::Other(shutdown) => return call(&shutdown, (request,)).map(drop),
             Method::Own(Owner::Tcp) => {
                 const SHUT_WR: i32 = 1;
+                if ledger::counts_clients() {
+                    Engine::of(&self.server)?.get().ledger().forget_client(request);
+                }
                 let shutdown = request.getattr(intern!(py, "shutdown"))?;
                 match call(&shutdown, (SHUT_WR,)) {
                     Err(error) if !error.is_instance_of::<PyOSError>(py) => return Err(error),

@@ -11,11 +11,11 @@ use pyo3::types::PyTuple;
 use super::engine::Engine;
 use super::error::{Raised, io_error};
 use super::hooks::{Hooks, Way};
-use super::interpreter::{call, setting};
+use super::interpreter::call;
 use super::ledger::{Kind, Ledger};
 use super::limits;
 use super::parked::{Parked, Waiting, silent_descriptor};
-use super::socket::{NativeSocket, Packet};
+use super::socket::{self, NativeSocket, Packet};
 use super::table::Table;
 use crate::accept_failure::AcceptFailure;
 use crate::batch::Batch;
@@ -170,7 +170,7 @@ impl<'py> Intake<'py> {
     fn pass_on(&mut self, arrival: &Arrival<'py>) -> PyResult<()> {
         let (py, ledger) = (self.py(), Engine::of(self.hooks.server())?.get().ledger());
         let Arrival { request, client_address, kind, .. } = arrival;
-        let (client, is_surplus) = match self.client(client_address, &ledger) {
+        let (client, is_surplus) = match self.client(*kind, client_address, &ledger) {
             Ok(found) => found,
             Err(error) => {
                 let entered = ledger.enter(*kind, request, client_address, None);
@@ -201,12 +201,15 @@ impl<'py> Intake<'py> {
     /// Whose connection it is, where their number is limited, and whether it is one too many.
     fn client(
         &self,
+        kind: Kind,
         client_address: &Bound<'py, PyAny>,
         ledger: &Ledger,
     ) -> PyResult<(Option<String>, bool)> {
         let py = self.py();
-        let limit = setting(self.hooks.server(), intern!(py, "max_connections_per_client"))?;
-        let Some(limit) = limits::count(limit, "max_connections_per_client")? else {
+        if kind != Kind::Connection {
+            return Ok((None, false));
+        }
+        let Some(limit) = limits::per_client(self.hooks.server())? else {
             return Ok((None, false));
         };
         // Unix sockets have no address by which clients could be told apart.
@@ -214,7 +217,7 @@ impl<'py> Intake<'py> {
         let Ok(host) = address.get_item(0).and_then(|host| host.extract::<String>()) else {
             return Ok((None, false));
         };
-        let is_surplus = ledger.count_of(&host) >= limit;
+        let is_surplus = ledger.has(py, &host, limit);
         Ok((Some(host), is_surplus))
     }
 
@@ -387,7 +390,7 @@ impl<'py> Intake<'py> {
         let py = self.py();
         match call(get_request, ()).and_then(|pair| unpack(&pair)) {
             Ok((request, client_address)) => {
-                let kind = Kind::of(&request);
+                let kind = self.kind_of(&request)?;
                 Ok(Taken::Arrival(Arrival { request, client_address, kind, natively: false }))
             }
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
@@ -404,6 +407,16 @@ impl<'py> Intake<'py> {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The server's own socket stands for what is to be received from it: it stays open.
+    fn kind_of(&self, request: &Bound<'py, PyAny>) -> PyResult<Kind> {
+        let own = self.hooks.server().getattr_opt(intern!(self.py(), "socket"))?;
+        let is_own = own.is_some_and(|own| {
+            let fd = socket::descriptor(request);
+            own.is(request) || fd.is_some_and(|fd| socket::descriptor(&own) == Some(fd))
+        });
+        Ok(if is_own { Kind::Datagram { truncated: false } } else { Kind::of(request) })
     }
 
     fn py(&self) -> Python<'py> {

@@ -10,7 +10,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -39,11 +41,21 @@ struct Book {
     clients: HashMap<String, usize>,
     /// How many entries nobody is in charge of whom the core knows.
     loose: usize,
+    /// At how many of them they are looked at next.
+    sweep_at: usize,
+    /// Those that their hooks are being called for, the last one at the end.
+    passing: Vec<Passing>,
     /// The requests that child processes handle, by the child.
     children: HashMap<i32, Ticket>,
     /// Since when no request is taken though some may be waiting.
     closed_since: Option<Instant>,
 }
+
+/// At how many entries they are looked at first that nobody is in charge of.
+const FEW: usize = 64;
+
+/// How many entries, of all ledgers, count for a client.
+static COUNTED: AtomicUsize = AtomicUsize::new(0);
 
 /// The address of a request, which is even; or twice the number of one whose object has an entry
 /// already, and one.
@@ -52,6 +64,7 @@ type Key = u64;
 #[derive(Debug)]
 struct Entry {
     place: Place,
+    kind: Kind,
     request: Request,
     client_address: Py<PyAny>,
     client: Option<String>,
@@ -67,6 +80,30 @@ enum Request {
     Held(Py<PyAny>),
     /// A program's own: it is not kept alive for being in the ledger.
     Loose(Py<PyWeakrefReference>),
+}
+
+impl Entry {
+    /// Whether the program has let go of the request, and another object may have its address.
+    fn is_gone(&self, py: Python<'_>) -> bool {
+        matches!(&self.request, Request::Loose(request) if request.bind(py).upgrade().is_none())
+    }
+}
+
+impl Request {
+    fn get(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        match self {
+            Self::Held(request) => Some(request.clone_ref(py)),
+            Self::Loose(request) => request.bind(py).upgrade().map(Bound::unbind),
+        }
+    }
+}
+
+/// A request whose hooks are being called, and that nobody has claimed.
+#[derive(Debug)]
+struct Passing {
+    key: Key,
+    number: u64,
+    thread: ThreadId,
 }
 
 /// Why a request is none of those that were handled well.
@@ -131,15 +168,19 @@ impl Ledger {
         let place = self.control.enter(kind, None);
         let number = place.number();
         let mut book = self.book();
+        if book.entries.contains_key(&identity(request)) {
+            drop(book);
+            self.close_former(request);
+            book = self.book();
+        }
         if let Some(client) = &client {
             *book.clients.entry(client.clone()).or_default() += 1;
+            COUNTED.fetch_add(1, Ordering::Relaxed);
         }
-        let mut key = identity(request);
-        if book.entries.contains_key(&key) {
-            key = 2 * number + 1;
-        }
+        let key = book.free_key(request, number);
         let entry = Entry {
             place,
+            kind,
             request: Request::Held(request.clone().unbind()),
             client_address: client_address.clone().unbind(),
             client,
@@ -149,37 +190,46 @@ impl Ledger {
             is_claimed: false,
         };
         book.entries.insert(key, entry);
+        book.pass_on(key, number);
         Entered { ledger: Arc::clone(self), key, number }
     }
 
-    /// Takes charge of a request, which is entered now if it has not been.
+    /// Takes charge of a request, which is entered now if it has not been. One that is put in place of
+    /// that which this thread passes on has that one's entry.
     pub(super) fn claim(
         self: &Arc<Self>,
         request: &Bound<'_, PyAny>,
         client_address: &Bound<'_, PyAny>,
     ) -> Ticket {
-        let key = identity(request);
-        if let Some(ticket) = self.claim_entered(key, request) {
+        if let Some(ticket) = self.claim_at(identity(request), request) {
+            return ticket;
+        }
+        self.close_former(request);
+        let key = self.book().put_in_place(request, client_address);
+        if let Some(ticket) = key.and_then(|key| self.claim_at(key, request)) {
             return ticket;
         }
         let Entered { key, number, .. } =
             self.enter(Kind::of(request), request, client_address, None);
-        if let Some(entry) = self.book().entries.get_mut(&key) {
-            entry.is_claimed = true;
-        }
-        Ticket { ledger: Arc::clone(self), key, number, is_spent: false }
+        let ticket = self.claim_at(key, request);
+        ticket.unwrap_or(Ticket { ledger: Arc::clone(self), key, number, is_spent: false })
     }
 
-    fn claim_entered(self: &Arc<Self>, key: Key, request: &Bound<'_, PyAny>) -> Option<Ticket> {
+    fn claim_at(self: &Arc<Self>, key: Key, request: &Bound<'_, PyAny>) -> Option<Ticket> {
+        let py = request.py();
         let mut book = self.book();
-        let entry = book.entries.get_mut(&key).filter(|entry| !entry.is_claimed)?;
+        let entry = book.entries.get_mut(&key);
+        let entry = entry.filter(|entry| !entry.is_claimed && !entry.is_gone(py))?;
         entry.is_claimed = true;
         let number = entry.place.number();
         let held = Request::Held(request.clone().unbind());
-        if let Request::Loose(_) = std::mem::replace(&mut entry.request, held) {
+        let former = std::mem::replace(&mut entry.request, held);
+        if let Request::Loose(_) = former {
             book.loose -= 1;
         }
+        book.end_passing(number);
         drop(book);
+        drop(former);
         Some(Ticket { ledger: Arc::clone(self), key, number, is_spent: false })
     }
 
@@ -199,7 +249,9 @@ impl Ledger {
     }
 
     fn note(&self, request: &Bound<'_, PyAny>, note: impl FnOnce(&mut Entry)) {
-        if let Some(entry) = self.book().entries.get_mut(&identity(request)) {
+        let mut book = self.book();
+        let entry = book.entries.get_mut(&identity(request));
+        if let Some(entry) = entry.filter(|entry| !entry.is_gone(request.py())) {
             note(entry);
         }
     }
@@ -218,9 +270,19 @@ impl Ledger {
         }
     }
 
-    /// How many connections `client` has.
-    pub(super) fn count_of(&self, client: &str) -> usize {
-        self.book().clients.get(client).copied().unwrap_or_default()
+    /// Whether `client` has at least so many connections.
+    pub(super) fn has(&self, py: Python<'_>, client: &str, connections: usize) -> bool {
+        let has = || self.book().clients.get(client).is_some_and(|&count| count >= connections);
+        has() && (self.sweep_of(py, Some(client)) == 0 || has())
+    }
+
+    /// Notes that the client of a request is about to see its end, and may come again.
+    pub(super) fn forget_client(&self, request: &Bound<'_, PyAny>) {
+        let mut book = self.book();
+        let entry = book.entries.get_mut(&identity(request));
+        let entry = entry.filter(|entry| !entry.is_gone(request.py()));
+        let client = entry.and_then(|entry| entry.client.take());
+        book.leave(client);
     }
 
     /// Whether another request may be taken. If not, those that nobody has said to be over are looked
@@ -268,13 +330,11 @@ impl Ledger {
     pub(super) fn lines(&self, py: Python<'_>) -> Vec<Line> {
         self.sweep(py);
         let book = self.book();
-        let mut entries: Vec<_> = book.entries.values().collect();
+        let entries = book.entries.values().filter(|entry| entry.kind == Kind::Connection);
+        let mut entries: Vec<_> = entries.collect();
         entries.sort_by_key(|entry| entry.place.number());
         let lines = entries.into_iter().map(|entry| {
-            let request = match &entry.request {
-                Request::Held(request) => Some(request.clone_ref(py)),
-                Request::Loose(request) => request.bind(py).upgrade().map(Bound::unbind),
-            };
+            let request = entry.request.get(py);
             let age = entry.since.elapsed().as_secs_f64();
             (entry.client_address.clone_ref(py), age, entry.state.name(), request)
         });
@@ -283,16 +343,17 @@ impl Ledger {
 
     /// Has the handler of each connection see its end; says how many requests there are.
     pub(super) fn end_all(&self, py: Python<'_>) -> usize {
-        let lines = self.lines(py);
-        for (_, _, _, request) in &lines {
-            if let Some(request) = request {
-                let request = request.bind(py);
-                if Kind::of(request) == Kind::Connection {
-                    socket::end(request);
-                }
-            }
+        self.sweep(py);
+        let (count, connections) = {
+            let book = self.book();
+            let connections = book.entries.values().filter(|entry| entry.kind == Kind::Connection);
+            let requests: Vec<_> = connections.filter_map(|entry| entry.request.get(py)).collect();
+            (book.entries.len(), requests)
+        };
+        for request in &connections {
+            socket::end(request.bind(py));
         }
-        lines.len()
+        count
     }
 
     /// Notes that no request could be taken.
@@ -300,23 +361,48 @@ impl Ledger {
         self.control.failed_to_take(error);
     }
 
-    /// Takes out the requests in the hands of the program that are over; says how many.
+    /// Takes out the requests in the hands of the program, or of a child, that are over; says how many.
     fn sweep(&self, py: Python<'_>) -> usize {
-        let loose: Vec<_> = {
+        let count = self.sweep_of(py, None);
+        let mut book = self.book();
+        book.sweep_at = 2 * book.loose;
+        count
+    }
+
+    /// The same, of one client's only if there is one.
+    fn sweep_of(&self, py: Python<'_>, client: Option<&str>) -> usize {
+        let (loose, children) = {
             let book = self.book();
-            if book.loose == 0 {
+            if book.loose == 0 && book.children.is_empty() {
                 return 0;
             }
-            let loose = book.entries.iter().filter_map(|(&key, entry)| match &entry.request {
+            let is_of = |entry: &Entry| client.is_none() || entry.client.as_deref() == client;
+            let entries = book.entries.iter().filter(|(_, entry)| is_of(entry));
+            let loose = entries.filter_map(|(&key, entry)| match &entry.request {
                 Request::Loose(request) => Some((key, entry.place.number(), request.clone_ref(py))),
                 Request::Held(_) => None,
             });
-            loose.collect()
+            (loose.collect::<Vec<_>>(), book.children.keys().copied().collect::<Vec<_>>())
         };
         let over = loose.into_iter().filter(|(_, _, request)| {
             request.bind(py).upgrade().is_none_or(|request| is_over(&request))
         });
+        let ended = children.into_iter().filter_map(|pid| Some((pid, sys::how_child_ended(pid)?)));
         over.map(|(key, number, _)| self.close(key, number)).count()
+            + ended.map(|(pid, is_well)| self.child_ended(pid, !is_well)).count()
+    }
+
+    /// Takes out a request that is gone, and whose address another has now.
+    fn close_former(&self, request: &Bound<'_, PyAny>) {
+        let key = identity(request);
+        let entry = |book: &Book| {
+            let entry = book.entries.get(&key).filter(|entry| entry.is_gone(request.py()));
+            entry.map(|entry| entry.place.number())
+        };
+        let former = entry(&self.book());
+        if let Some(number) = former {
+            self.close(key, number);
+        }
     }
 
     /// Takes an entry out.
@@ -329,15 +415,7 @@ impl Ledger {
         if matches!(entry.request, Request::Loose(_)) {
             book.loose -= 1;
         }
-        if let Some(client) = entry.client.take() {
-            let left = book.clients.get_mut(&client).map(|count| {
-                *count -= 1;
-                *count
-            });
-            if left == Some(0) {
-                book.clients.remove(&client);
-            }
-        }
+        book.leave(entry.client.take());
         drop(book);
         // What goes with the entry may be the last of an object, and run a finalizer.
         match entry.trouble {
@@ -352,6 +430,66 @@ impl Ledger {
     }
 }
 
+impl Book {
+    /// The key of a request that is new here.
+    fn free_key(&self, request: &Bound<'_, PyAny>, number: u64) -> Key {
+        let key = identity(request);
+        if self.entries.contains_key(&key) { 2 * number + 1 } else { key }
+    }
+
+    /// Notes that this thread is calling the hooks for a request.
+    fn pass_on(&mut self, key: Key, number: u64) {
+        self.passing.push(Passing { key, number, thread: thread::current().id() });
+    }
+
+    /// Notes that it has been claimed, or that the hooks have been called.
+    fn end_passing(&mut self, number: u64) {
+        self.passing.retain(|passing| passing.number != number);
+    }
+
+    /// Puts `request` in place of the one that this thread passes on, of this client if it passes on
+    /// several; says where its entry is now.
+    fn put_in_place(
+        &mut self,
+        request: &Bound<'_, PyAny>,
+        client_address: &Bound<'_, PyAny>,
+    ) -> Option<Key> {
+        let thread = thread::current().id();
+        let is_of_client = |passing: &&Passing| {
+            let entry = self.entries.get(&passing.key);
+            entry.is_some_and(|entry| entry.client_address.is(client_address))
+        };
+        let mut here = self.passing.iter().rev().filter(|passing| passing.thread == thread);
+        let passing = here.clone().find(is_of_client).or_else(|| here.next())?;
+        let (former, number) = (passing.key, passing.number);
+        if self.entries.get(&former)?.place.number() != number {
+            return None;
+        }
+        let entry = self.entries.remove(&former)?;
+        let key = self.free_key(request, number);
+        self.entries.insert(key, entry);
+        Some(key)
+    }
+
+    /// Counts a connection of `client` no more.
+    fn leave(&mut self, client: Option<String>) {
+        let Some(client) = client else { return };
+        COUNTED.fetch_sub(1, Ordering::Relaxed);
+        let left = self.clients.get_mut(&client).map(|count| {
+            *count -= 1;
+            *count
+        });
+        if left == Some(0) {
+            self.clients.remove(&client);
+        }
+    }
+}
+
+/// Whether any server counts its clients' connections.
+pub(super) fn counts_clients() -> bool {
+    COUNTED.load(Ordering::Relaxed) > 0
+}
+
 /// A request that has been taken, and that nobody may have claimed.
 #[derive(Debug)]
 pub(super) struct Entered {
@@ -364,12 +502,16 @@ impl Entered {
     /// Finds out what has become of the request, when the hooks have been called.
     pub(super) fn settle(self, py: Python<'_>) {
         let request = {
-            let book = self.ledger.book();
+            let mut book = self.ledger.book();
+            book.end_passing(self.number);
             let entry = book.entries.get(&self.key);
             match entry.filter(|entry| entry.place.number() == self.number && !entry.is_claimed) {
-                Some(Entry { request: Request::Held(request), trouble: None, .. }) => {
-                    Some(request.clone_ref(py))
-                }
+                Some(Entry {
+                    request: Request::Held(request),
+                    kind: Kind::Connection,
+                    trouble: None,
+                    ..
+                }) => Some(request.clone_ref(py)),
                 Some(_) => None,
                 None => return,
             }
@@ -385,8 +527,12 @@ impl Entered {
             .get_mut(&self.key)
             .map(|entry| std::mem::replace(&mut entry.request, Request::Loose(loose.unbind())));
         book.loose += usize::from(former.is_some());
+        let is_due = book.loose >= book.sweep_at.max(FEW);
         drop(book);
         drop(former);
+        if is_due {
+            self.ledger.sweep(py);
+        }
     }
 }
 
@@ -424,6 +570,7 @@ impl Ticket {
     /// Gives the charge back, for another to claim it.
     pub(super) fn give_back(mut self) -> Entered {
         self.note(|entry| entry.is_claimed = false);
+        self.ledger.book().pass_on(self.key, self.number);
         self.is_spent = true;
         Entered { ledger: Arc::clone(&self.ledger), key: self.key, number: self.number }
     }
@@ -461,7 +608,8 @@ impl Kind {
     }
 }
 
-/// Whether nothing is left of a request: it is closed, or nothing that can be open.
+/// Whether nothing is left of a connection: it is closed, or nothing that can be open. One that the
+/// program has detached goes on, as far as anybody can tell, as long as its object lives.
 fn is_over(request: &Bound<'_, PyAny>) -> bool {
-    Kind::of(request) != Kind::Connection || socket::descriptor(request).is_none()
+    socket::descriptor(request).is_none() && !socket::is_detached(request)
 }

@@ -45,7 +45,9 @@ mod _core {
     #[pymodule_export]
     use super::deadlines::{begin_line, end_line};
     #[pymodule_export]
-    use super::engine::{Engine, start_request_greenlet, start_request_thread, wait_readable};
+    use super::engine::{
+        Engine, forget_client, start_request_greenlet, start_request_thread, wait_readable,
+    };
     #[pymodule_export]
     use super::error::client_timeout;
     #[pymodule_export]

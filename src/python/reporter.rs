@@ -25,7 +25,16 @@ impl Reporter {
     /// `logging` is imported only here: it would make each fork of a forking server dearer (by 8 %,
     /// measured), and most servers never need it.
     pub(super) fn report(&self, py: Python<'_>, kind: &str, message: &str) -> bool {
-        let Some(kept_back) = self.begin(kind) else { return true };
+        self.report_after(INTERVAL, py, kind, message)
+    }
+
+    /// Logs `message`, unless it has been logged; otherwise as [`report`](Self::report).
+    pub(super) fn report_once(&self, py: Python<'_>, message: &str) -> bool {
+        self.report_after(Duration::MAX, py, message, message)
+    }
+
+    fn report_after(&self, interval: Duration, py: Python<'_>, kind: &str, message: &str) -> bool {
+        let Some(kept_back) = self.begin(kind, interval) else { return true };
         let Err(raised) = log(py, message, kept_back) else { return true };
         let is_want = raised.is_instance_of::<PyOSError>(py)
             || raised.is_instance_of::<PyImportError>(py)
@@ -39,11 +48,11 @@ impl Reporter {
     }
 
     /// How often the kind has been kept back, if it is to be told of now.
-    fn begin(&self, kind: &str) -> Option<u64> {
+    fn begin(&self, kind: &str, interval: Duration) -> Option<u64> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         match told.get_mut(kind) {
-            Some((last, kept_back)) if now.duration_since(*last) < INTERVAL => {
+            Some((last, kept_back)) if now.duration_since(*last) < interval => {
                 *kept_back += 1;
                 None
             }

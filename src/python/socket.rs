@@ -235,6 +235,13 @@ pub(super) fn descriptor(request: &Bound<'_, PyAny>) -> Option<RawFd> {
     fileno(request).ok().filter(|&fd| fd >= 0)
 }
 
+/// Whether what is a socket of any kind, and has no descriptor, has given it to somebody else: see
+/// `AcceptedSocket.detach` of the package.
+pub(super) fn is_detached(request: &Bound<'_, PyAny>) -> bool {
+    let closed = request.getattr(intern!(request.py(), "_closed"));
+    closed.is_ok_and(|closed| closed.extract::<&str>().is_ok_and(|closed| closed == "detached"))
+}
+
 /// How many datagrams the kernel had no room for, 0 where it does not tell.
 pub(super) fn dropped_packets(socket: &Bound<'_, PyAny>) -> u32 {
     with_descriptor(socket, |fd| sys::dropped_packets(fd).unwrap_or_default()).unwrap_or_default()

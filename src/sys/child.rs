@@ -71,6 +71,21 @@ impl Child {
     }
 }
 
+/// Whether the child `pid` has ended with status 0, without reaping it; `None` if it has not ended, or
+/// somebody has reaped it.
+#[cfg(feature = "python")]
+pub(crate) fn how_child_ended(pid: i32) -> Option<bool> {
+    let number = libc::id_t::try_from(pid).ok()?;
+    // SAFETY: of plain numbers alone, for which all zeros are as good as any.
+    let mut info = unsafe { std::mem::zeroed::<libc::siginfo_t>() };
+    let flags = libc::WEXITED | libc::WNOWAIT | libc::WNOHANG;
+    // SAFETY: `info` is valid for the call to write to.
+    let outcome = unsafe { libc::waitid(libc::P_PID, number, &raw mut info, flags) };
+    // SAFETY: the call has written what it does for a child, or left the zeros.
+    let (ended, status) = unsafe { (info.si_pid(), info.si_status()) };
+    (outcome == 0 && ended == pid).then_some(info.si_code == libc::CLD_EXITED && status == 0)
+}
+
 /// Something that becomes readable when the child `pid` has ended: Linux has that since 5.3.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn watch(pid: i32) -> io::Result<OwnedFd> {

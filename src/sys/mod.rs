@@ -8,7 +8,7 @@
 //! - [`Slots`], [`send_messages`]: several datagrams by one call, or one by one where there is none;
 //! - [`PEER_ERRNOS`], [`CAPACITY_ERRNOS`]: how `accept` fails here;
 //! - [`is_listening`], [`dropped_packets`]: what the kernel knows of a socket;
-//! - [`generation`], [`fork`], [`exit_now`], [`Child`]: processes, where the platform has `fork`.
+//! - [`generation`], [`fork`], [`exit_now`], [`Child`], [`how_child_ended`]: processes, where the platform has `fork`.
 //!
 //! This is the only module of the core that knows platforms, and the only one that is `unsafe`.
 #![allow(unsafe_code)]
@@ -27,6 +27,8 @@ pub use room::Room;
 
 #[cfg(unix)]
 pub(crate) use child::Child;
+#[cfg(all(unix, feature = "python"))]
+pub(crate) use child::how_child_ended;
 #[cfg(unix)]
 pub(crate) use unix::*;
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import ssl
@@ -15,7 +16,18 @@ import fastsocketserver
 import pytest
 import trustme
 from conftest import DEADLINE, serving, wait_until
-from dispatching import HERE, MAY_FORK, SERVERS, Lines, hear, hear_end, say, server_of, settled
+from dispatching import (
+    HERE,
+    MAY_FORK,
+    SERVERS,
+    Lines,
+    hear,
+    hear_end,
+    is_silent,
+    say,
+    server_of,
+    settled,
+)
 from probes import LOOPBACK, Call, client_of
 
 if TYPE_CHECKING:
@@ -614,14 +626,26 @@ def test_a_detached_descriptor_has_no_deadline() -> None:
 # --- values ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("value", "error"), [("x", TypeError), (float("nan"), ValueError)])
 @pytest.mark.parametrize("name", ["idle_timeout", "request_deadline"])
-def test_what_is_no_number_of_seconds(name: str, value: Any, error: type) -> None:
-    errors: list[Any] = []
-    attributes = {name: value, "handle_error": lambda *_: errors.append(sys.exc_info()[1])}
-    with serving(server := server_of("threads", **attributes)), client_of(server) as client:
-        assert hear_end(client) == b""
-    assert [type(error) for error in errors] == [error]
+def test_what_is_no_number_of_seconds_is_the_programs_own(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = server_of("threads", **{name: "30"})
+    with caplog.at_level(logging.WARNING, "fastsocketserver"), serving(server):
+        for _ in range(3):
+            with client_of(server) as client:
+                assert say(client) == b"HELLO\n"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{name} is of type str, not a number, and is ignored"
+    ]
+
+
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["idle_timeout", "request_deadline"])
+def test_what_is_no_deadline(name: str, value: Any) -> None:
+    with serving(server := server_of("threads", **{name: value})), client_of(server) as client:
+        assert is_silent(client)
+        assert say(client) == b"HELLO\n"
 
 
 @pytest.mark.parametrize("value", [1e18, 2**40])

@@ -377,9 +377,85 @@ def test_a_request_that_is_put_in_place_of_another_is_one() -> None:
     with served("threads", process_request=process_request) as server:
         with client_of(server) as client:
             assert say(client) == b"HELLO\n"
-            # The loop may yet have to see that the first object is closed.
-            assert is_consistent(wait_for(server, active=1))
-        assert is_consistent(settled(server))
+            assert counts(server.stats()) == {"accepted": 1, "active": 1}
+        assert counts(settled(server)) == {"accepted": 1, "finished": 1}
+
+
+def test_a_request_at_the_address_of_one_that_is_gone() -> None:
+    taken: list[Any] = []
+
+    class Server(fastsocketserver.TCPServer):
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            if taken:
+                self.shutdown_request(taken.pop())
+                return False
+            return not refused
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            taken.append(request)
+            refused.append(True)
+
+    refused: list[bool] = []
+    with serving(server := Server(LOOPBACK, Lines)):
+        for number in range(6):
+            with client_of(server) as client:
+                if number:
+                    assert hear_end(client) == b""
+                else:
+                    wait_until(lambda: taken, "the request")
+        assert counts(settled(server)) == {"accepted": 6, "finished": 1, "refused": 5}
+
+
+def test_a_programs_own_pool_leaves_nothing_behind() -> None:
+    class Address:
+        """Who a request comes from; what is alive of these can be counted."""
+
+    addresses: weakref.WeakSet[Address] = weakref.WeakSet()
+    taken: list[Any] = []
+    count = 0
+
+    class Server(fastsocketserver.TCPServer):
+        def get_request(self) -> Any:
+            addresses.add(address := Address())
+            return super().get_request()[0], address
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            nonlocal count
+            if taken:
+                self.shutdown_request(taken.pop())
+            taken.append(request)
+            count += 1
+
+    with serving(server := Server(LOOPBACK, Lines)):
+        for _ in range(400):
+            client_of(server).close()
+        wait_until(lambda: count == 400, "the requests")
+        assert len(addresses) < 200
+        server.shutdown_request(taken.pop())
+        assert counts(settled(server)) == {"accepted": 400, "finished": 400}
+
+
+@pytest.mark.parametrize("kind", ["UDPServer", "ThreadingUDPServer"])
+def test_a_request_that_is_the_servers_own_socket(kind: str) -> None:
+    class Server(getattr(fastsocketserver, kind)):  # type: ignore[misc]
+        max_connections = 1
+
+        def get_request(self) -> Any:
+            self.data, client_address = self.socket.recvfrom(100)
+            return self.socket, client_address
+
+    class Answer(fastsocketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendto(b"hello", self.client_address)
+
+    with serving(server := Server(LOOPBACK, Answer)):
+        with client_of(server) as client:
+            for _ in range(10):
+                client.send(b"hi")
+                assert client.recv(10) == b"hello"
+        assert counts(settled(server)) == {"received": 10, "finished": 10}
+        assert server.connections() == []
+        assert server.shutdown(drain=DEADLINE) == 0
 
 
 def test_a_child_counts_from_0() -> None:

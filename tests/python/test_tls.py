@@ -26,6 +26,7 @@ from dispatching import (
     Lines,
     hear,
     hear_end,
+    is_silent,
     say,
     server_of,
     settled,
@@ -172,6 +173,14 @@ def test_handshake_timeout(dispatch: str, make: Callable[..., Any]) -> None:
         assert hear_end(silent) == b""
         assert settled(server).failed == 1
     assert [type(error) for error in errors] == [TimeoutError]
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, float("inf"), "x"])
+def test_no_handshake_timeout(value: Any, make: Callable[..., Any], connect: Connect) -> None:
+    with serving(server := make("threads", handshake_timeout=value)), client_of(server) as silent:
+        assert is_silent(silent)
+        with connect(server) as client:
+            assert say(client) == b"HELLO\n"
 
 
 @pytest.mark.parametrize("dispatch", HERE)
