@@ -717,11 +717,7 @@ impl Service for Serving<'_> {
             let listener = call(select, (timeout,))?.is_truthy()?;
             Readiness { listener, woken: false }
         } else if let Some(table) = &self.table {
-            if let Err(error) = table.attach(selector) {
-                let message =
-                    format!("cannot wait for clients: {error}; trying again until it works");
-                self.engine.report(py, "waits", &message);
-            }
+            table.attach(selector);
             let timeout = shorter(timeout, table.timeout());
             let readiness = wait_detached(py, || selector.select(timeout))?.unwrap_or_default();
             table.note(selector.occurrences());

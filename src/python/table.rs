@@ -14,7 +14,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::mem;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -223,13 +222,9 @@ impl Table {
         shorter(left, (!state.waits.is_attached()).then_some(RETRY_INTERVAL))
     }
 
-    /// Has `selector` watch what the requests wait for.
-    ///
-    /// # Errors
-    ///
-    /// See [`Waits::attach`].
-    pub(super) fn attach(&self, selector: &Selector) -> io::Result<()> {
-        self.state().waits.attach(selector)
+    /// Has `selector` watch what the requests wait for; to be called before each wait.
+    pub(super) fn attach(&self, selector: &Selector) {
+        self.state().waits.attach(selector);
     }
 
     /// Notes whose wait is over, by what `selector` has reported and by the time.
@@ -298,8 +293,7 @@ impl Table {
         let _driving = self.drive(py)?;
         let mut selector = Selector::attached_to(&self.waker)?;
         while self.state().requests.range(former + 1..).next().is_some() {
-            // Where it fails, the timeout is short.
-            let _ = self.attach(&selector.0);
+            self.attach(&selector.0);
             let timeout = self.timeout();
             wait_detached(py, || selector.0.select(timeout))?;
             py.check_signals()?;

@@ -77,19 +77,16 @@ impl Waits {
         self.last
     }
 
-    /// Has `selector` watch what is waited for.
-    ///
-    /// # Errors
-    ///
-    /// That there is no descriptor for it, which it takes when the first wait has begun: to be called
-    /// again.
-    pub(super) fn attach(&mut self, selector: &Selector) -> io::Result<()> {
-        let is_attached = self.registry.as_ref().is_some_and(|(id, _)| *id == selector.id());
-        if self.waiting.is_empty() || is_attached {
-            return Ok(());
+    /// Has `selector` watch what is waited for. It takes a descriptor: where there is none, this is to
+    /// be called again.
+    pub(super) fn attach(&mut self, selector: &Selector) {
+        if self.registry.as_ref().is_some_and(|(id, _)| *id == selector.id()) {
+            return;
         }
-        self.detach();
-        self.registry = Some((selector.id(), selector.registry()?));
+        self.registry = selector.registry().ok().map(|registry| (selector.id(), registry));
+        if self.registry.is_none() {
+            return;
+        }
         for watch in &mut self.watches {
             watch.interests = None;
         }
@@ -105,7 +102,6 @@ impl Waits {
                 }
             }
         }
-        Ok(())
     }
 
     /// Whether what is waited for is watched.

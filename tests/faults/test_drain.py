@@ -26,7 +26,8 @@ LONGEST = 30
 # there from the beginning would be warned of where requests are forked.
 SOURCE = """
 import time
-ss._base._GRACE = 30  # seconds for those that are told to end, which load may well need
+from fastsocketserver import _drain
+_drain.GRACE = 30  # seconds for those that are told to end, which load may well need
 def drain(*_):
     threading.Thread(target=drain_now).start()
 def drain_now():

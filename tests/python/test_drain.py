@@ -57,7 +57,7 @@ def dispatch(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give requests that are ended more time to do so than load can take."""
-    monkeypatch.setattr(fastsocketserver._base, "_GRACE", DEADLINE)
+    monkeypatch.setattr("fastsocketserver._drain.GRACE", DEADLINE)
 
 
 @contextlib.contextmanager
