@@ -49,7 +49,7 @@ class TCPServer(BaseServer):
             handshake is done where the request is handled. Another context may be assigned at any
             time; new connections have it. Anything else, and a context for clients
             (`ssl.PROTOCOL_TLS_CLIENT`), is taken for an attribute of the program's own: it is
-            ignored, and connections are not encrypted.
+            ignored, with a line in the log, and connections are not encrypted.
         handshake_timeout: Seconds that a TLS handshake may take, also where `socket` is an
             `ssl.SSLSocket`; 10, `None` for no limit.
     """
@@ -221,20 +221,28 @@ def _accept(listener: _Socket) -> tuple[Any, Any]:
     return listener.accept()
 
 
+_NO_TLS = (
+    "ssl_context is no ssl.SSLContext for servers, and is ignored: connections are not encrypted"
+)
+
+
 def _find_tls(server: TCPServer) -> Any:
     """The module that deals with TLS, if `server` speaks it: few programs import `ssl`."""
     ssl: Any = sys.modules.get("ssl")
-    if ssl is None:
-        return None
     is_listener = (
-        isinstance(server.socket, ssl.SSLSocket)
+        ssl is not None
+        and isinstance(server.socket, ssl.SSLSocket)
         and type(server.socket).accept is ssl.SSLSocket.accept
     )
     if server.ssl_context is None and not is_listener:
         return None
-    from . import _tls
+    if ssl is not None:
+        from . import _tls
 
-    return _tls if is_listener or _tls.context_of(server) is not None else None
+        if is_listener or _tls.context_of(server) is not None:
+            return _tls
+    _core.Engine.of(server).report("ssl_context", _NO_TLS)
+    return None
 
 
 def _disable_nagle(request: Any) -> None:

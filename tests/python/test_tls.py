@@ -681,7 +681,12 @@ OWN_CONTEXTS: dict[str, Any] = {
 @pytest.mark.parametrize("asked", [False, True], ids=["native", "hook"])
 @pytest.mark.parametrize("dispatch", SERVERS)
 def test_what_is_no_context_of_a_server_is_left_alone(
-    dispatch: str, asked: bool, name: str, context: ssl.SSLContext, connect: Connect
+    dispatch: str,
+    asked: bool,
+    name: str,
+    context: ssl.SSLContext,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     attributes: Any = {"ssl_context": OWN_CONTEXTS[name]}
     if asked:
@@ -689,6 +694,10 @@ def test_what_is_no_context_of_a_server_is_left_alone(
     with serving(server := server_of(dispatch, **attributes)), client_of(server) as client:
         assert say(client) == b"HELLO\n"
         client.shutdown(socket.SHUT_RDWR)
+    assert [record.getMessage() for record in caplog.records] == [
+        "ssl_context is no ssl.SSLContext for servers, and is ignored: "
+        "connections are not encrypted"
+    ]
     with (
         serving(server := listening(dispatch, context, **attributes)),
         connect(server) as secured,
