@@ -84,10 +84,10 @@ class Served(_Server):
         is_child = os.getpid() != self._pid
         if is_child and not self._ends_children[0] and os.getppid() == self._pid:
             return  # A terminal or supervisor tells all; the parent says when their time is over.
-        if is_child or self._stopping:
-            _core.Engine.of(self).draining = False
-            raise KeyboardInterrupt
         engine = _core.Engine.of(self)
+        if is_child or self._stopping:
+            engine.draining = False
+            raise KeyboardInterrupt
         engine.draining = self._stopping = self._BaseServer__shutdown_request = True
         self._end = time.monotonic() + self.drain
         # A handler on the main thread keeps everything else there from running.

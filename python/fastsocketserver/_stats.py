@@ -101,7 +101,6 @@ def list_connections(server: BaseServer) -> list[Connection]:
     return [
         Connection(address, age, state, *_count_bytes(request), handler)
         for address, age, state, request in _core.Engine.of(server).connections()
-        if not isinstance(request, tuple)
     ]
 
 

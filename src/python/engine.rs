@@ -60,11 +60,18 @@ pub(super) struct Engine {
 
 #[pymethods]
 impl Engine {
-    /// The engine of `server`, made when first needed.
+    /// The engine of `server`, made when first needed: a server need not have run `__init__`.
     #[staticmethod]
-    #[pyo3(name = "of")]
-    fn of_server<'py>(server: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
-        Self::of(server)
+    pub(super) fn of<'py>(server: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
+        let py = server.py();
+        let name = intern!(py, ENGINE);
+        if let Some(engine) = Self::present(server)? {
+            return Ok(engine);
+        }
+        let namespace = server.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
+        // setdefault is atomic: two threads get the same one.
+        let engine = Bound::new(py, Self::default())?;
+        Ok(call_method(&namespace, intern!(py, "setdefault"), (name, engine))?.cast_into()?)
     }
 
     /// Runs the loop for `server` until `_BaseServer__shutdown_request` is true or it is closed.
@@ -309,19 +316,6 @@ impl Engine {
 }
 
 impl Engine {
-    /// The engine of `server`, made when first needed: a server need not have run `__init__`.
-    pub(super) fn of<'py>(server: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
-        let py = server.py();
-        let name = intern!(py, ENGINE);
-        if let Some(engine) = Self::present(server)? {
-            return Ok(engine);
-        }
-        let namespace = server.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
-        // setdefault is atomic: two threads get the same one.
-        let engine = Bound::new(py, Self::default())?;
-        Ok(call_method(&namespace, intern!(py, "setdefault"), (name, engine))?.cast_into()?)
-    }
-
     /// The engine of `server`, if it has one already.
     fn present<'py>(server: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Self>>> {
         let py = server.py();
@@ -527,11 +521,14 @@ pub(super) fn wait_readable(server: &Bound<'_, PyAny>, timeout: Option<f64>) -> 
     let deadline = timeout.and_then(later);
     // A server that has no engine yet has no request.
     if let Some(engine) = Engine::present(server)? {
-        if !engine.get().await_admission(server, deadline)? {
-            return Ok(false);
+        let engine = engine.get();
+        if !engine.await_admission(server, Some(Instant::now()))? {
+            if !engine.await_admission(server, deadline)? {
+                return Ok(false);
+            }
+            // It may have been closed meanwhile.
+            fd = valid_descriptor(&Hooks::new(server).fileno()?.0, server)?;
         }
-        // It may have been closed meanwhile.
-        fd = valid_descriptor(&Hooks::new(server).fileno()?.0, server)?;
     }
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -24,10 +24,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyMappingProxy, PyString, PyType};
 
 use super::deadlines;
-use super::engine::Engine;
+use super::engine::{Engine, forget_client};
 use super::error::Handling;
 use super::interpreter::{call, call_method, class_attribute, import_module, is_method, setting};
-use super::ledger::{self, State};
+use super::ledger::State;
 use super::limits;
 use super::socket::{self, is_plain};
 use super::threading::Threading;
@@ -565,9 +565,7 @@ impl<'py> Hooks<'py> {
             Method::Other(shutdown) => return call(&shutdown, (request,)).map(drop),
             Method::Own(Owner::Tcp) => {
                 const SHUT_WR: i32 = 1;
-                if ledger::counts_clients() {
-                    Engine::of(&self.server)?.get().ledger().forget_client(request);
-                }
+                forget_client(&self.server, request)?;
                 let shutdown = request.getattr(intern!(py, "shutdown"))?;
                 match call(&shutdown, (SHUT_WR,)) {
                     Err(error) if !error.is_instance_of::<PyOSError>(py) => return Err(error),

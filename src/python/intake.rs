@@ -411,12 +411,16 @@ impl<'py> Intake<'py> {
 
     /// The server's own socket stands for what is to be received from it: it stays open.
     fn kind_of(&self, request: &Bound<'py, PyAny>) -> PyResult<Kind> {
+        let kind = Kind::of(request);
+        if kind != Kind::Connection {
+            return Ok(kind);
+        }
         let own = self.hooks.server().getattr_opt(intern!(self.py(), "socket"))?;
         let is_own = own.is_some_and(|own| {
             let fd = socket::descriptor(request);
             own.is(request) || fd.is_some_and(|fd| socket::descriptor(&own) == Some(fd))
         });
-        Ok(if is_own { Kind::Datagram { truncated: false } } else { Kind::of(request) })
+        Ok(if is_own { Kind::Datagram { truncated: false } } else { kind })
     }
 
     fn py(&self) -> Python<'py> {

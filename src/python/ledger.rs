@@ -249,9 +249,7 @@ impl Ledger {
     }
 
     fn note(&self, request: &Bound<'_, PyAny>, note: impl FnOnce(&mut Entry)) {
-        let mut book = self.book();
-        let entry = book.entries.get_mut(&identity(request));
-        if let Some(entry) = entry.filter(|entry| !entry.is_gone(request.py())) {
+        if let Some(entry) = self.book().find(request) {
             note(entry);
         }
     }
@@ -279,9 +277,7 @@ impl Ledger {
     /// Notes that the client of a request is about to see its end, and may come again.
     pub(super) fn forget_client(&self, request: &Bound<'_, PyAny>) {
         let mut book = self.book();
-        let entry = book.entries.get_mut(&identity(request));
-        let entry = entry.filter(|entry| !entry.is_gone(request.py()));
-        let client = entry.and_then(|entry| entry.client.take());
+        let client = book.find(request).and_then(|entry| entry.client.take());
         book.leave(client);
     }
 
@@ -330,8 +326,7 @@ impl Ledger {
     pub(super) fn lines(&self, py: Python<'_>) -> Vec<Line> {
         self.sweep(py);
         let book = self.book();
-        let entries = book.entries.values().filter(|entry| entry.kind == Kind::Connection);
-        let mut entries: Vec<_> = entries.collect();
+        let mut entries: Vec<_> = book.connections().collect();
         entries.sort_by_key(|entry| entry.place.number());
         let lines = entries.into_iter().map(|entry| {
             let request = entry.request.get(py);
@@ -346,9 +341,8 @@ impl Ledger {
         self.sweep(py);
         let (count, connections) = {
             let book = self.book();
-            let connections = book.entries.values().filter(|entry| entry.kind == Kind::Connection);
-            let requests: Vec<_> = connections.filter_map(|entry| entry.request.get(py)).collect();
-            (book.entries.len(), requests)
+            let requests = book.connections().filter_map(|entry| entry.request.get(py));
+            (book.entries.len(), requests.collect::<Vec<_>>())
         };
         for request in &connections {
             socket::end(request.bind(py));
@@ -431,6 +425,16 @@ impl Ledger {
 }
 
 impl Book {
+    /// The entry of a request, if it has one under its own address.
+    fn find(&mut self, request: &Bound<'_, PyAny>) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(&identity(request));
+        entry.filter(|entry| !entry.is_gone(request.py()))
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.kind == Kind::Connection)
+    }
+
     /// The key of a request that is new here.
     fn free_key(&self, request: &Bound<'_, PyAny>, number: u64) -> Key {
         let key = identity(request);

@@ -8,7 +8,8 @@
 //! - [`Slots`], [`send_messages`]: several datagrams by one call, or one by one where there is none;
 //! - [`PEER_ERRNOS`], [`CAPACITY_ERRNOS`]: how `accept` fails here;
 //! - [`is_listening`], [`dropped_packets`]: what the kernel knows of a socket;
-//! - [`generation`], [`fork`], [`exit_now`], [`Child`], [`how_child_ended`]: processes, where the platform has `fork`.
+//! - [`generation`], [`fork`], [`exit_now`], [`Child`], [`how_child_ended`]: processes, where the
+//!   platform has `fork`.
 //!
 //! This is the only module of the core that knows platforms, and the only one that is `unsafe`.
 #![allow(unsafe_code)]

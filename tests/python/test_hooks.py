@@ -1487,6 +1487,22 @@ def test_fileno_decides_what_is_waited_for(ss: Variant, run: str) -> None:
     assert seen == [(b"bytes", "a pipe")]
 
 
+def test_fileno_is_called_once_for_each_handle_request(ss: Variant) -> None:
+    calls: list[int] = []
+
+    class Server(ss.TCPServer):
+        def fileno(self) -> int:
+            calls.append(super().fileno())
+            return calls[-1]
+
+    with Server(HOST, echo) as server:
+        for count in (1, 2, 3):
+            with client(server) as peer:
+                peer.sendall(b"hello")
+                server.handle_request()
+            assert len(calls) == count
+
+
 def test_fileno_set_on_the_instance_decides_what_is_waited_for(ss: Variant) -> None:
     with ss.TCPServer(HOST, echo) as server, socket.create_server(HOST) as other:
         server.timeout = 0
