@@ -45,6 +45,11 @@ def exhaust(count):
             held.append(os.open(os.devnull, os.O_RDONLY))
         except OSError:
             return
+def leave(count):
+    """Have so many descriptors left, once there are as many connections as at the start."""
+    exhaust(64)
+    for _ in range(count):
+        os.close(held.pop())
 def release():
     while held:
         os.close(held.pop())
@@ -441,9 +446,7 @@ class Wake(logging.Handler):
 logging.getLogger("fastsocketserver").addHandler(Wake())
 with Server(("127.0.0.1", 0), Echo) as server, socket.socket() as client:
     client.settimeout(20)
-    exhaust(64)
-    for _ in range(LEFT):
-        os.close(held.pop())
+    leave(LEFT)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     assert began.wait(20)
@@ -473,21 +476,23 @@ def test_few_descriptors_when_the_loop_begins(in_greenlets: bool, left: int) -> 
         program.end()
 
 
-NONE_TO_WAIT_WITH = (
-    EXHAUST
-    + """
+WAITS = """
 class Waits(Echo):
+    reads_first = True
     def handle(self):
         begun.set()
         super().handle()
 begun = threading.Event()
+"""
+
+NONE_TO_WAIT_WITH = (
+    EXHAUST
+    + WAITS
+    + """
 with ss.TCPServer(("127.0.0.1", 0), Waits) as server, socket.socket() as client:
     client.settimeout(20)
     client.connect(server.server_address)
-    exhaust(64)
-    # For the connection, for the poll object, and for what wakes it.
-    for _ in range(3):
-        os.close(held.pop())
+    leave(3)  # for the connection, for the poll object, and for what wakes it
     thread = threading.Thread(target=server.handle_request)
     thread.start()
     assert begun.wait(20)
@@ -509,21 +514,13 @@ def test_a_greenlet_waits_for_a_descriptor_to_wait_with() -> None:
 
 NONE_LEFT = (
     EXHAUST
+    + WAITS
     + """
-class Waits(Echo):
-    reads_first = True
-    def handle(self):
-        begun.set()
-        super().handle()
 class Server(ss.ThreadingTCPServer):
     parking = sys.stdin.readline().strip() == "True"
-begun = threading.Event()
 with Server(("127.0.0.1", 0), Waits) as server, socket.socket() as first, socket.socket() as second:
     first.connect(server.server_address)
-    exhaust(64)
-    # For the poll object, for what wakes it, and for the connection.
-    for _ in range(3):
-        os.close(held.pop())
+    leave(3)  # for the poll object, for what wakes it, and for the connection
     thread = threading.Thread(target=server.serve_forever, args=(3600,))
     thread.start()
     assert begun.wait(20)

@@ -87,9 +87,11 @@ class Errors(list[Any]):
         return handle_error
 
 
-def listening(dispatch: str, context: ssl.SSLContext, **attributes: Any) -> Any:
+def listening(
+    dispatch: str, context: ssl.SSLContext, handler: Any = Lines, **attributes: Any
+) -> Any:
     """Return a server whose own socket is an `SSLSocket`."""
-    server = server_of(dispatch, **attributes)
+    server = server_of(dispatch, handler, **attributes)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     return server
 
@@ -98,10 +100,10 @@ def listening(dispatch: str, context: ssl.SSLContext, **attributes: Any) -> Any:
 def make(request: pytest.FixtureRequest, context: ssl.SSLContext) -> Callable[..., Any]:
     """Return what makes a server that speaks TLS in one of two ways."""
 
-    def make(dispatch: str, **attributes: Any) -> Any:
+    def make(dispatch: str, handler: Any = Lines, **attributes: Any) -> Any:
         if request.param == "listener":
-            return listening(dispatch, context, **attributes)
-        return server_of(dispatch, ssl_context=context, **attributes)
+            return listening(dispatch, context, handler, **attributes)
+        return server_of(dispatch, handler, ssl_context=context, **attributes)
 
     return make
 
@@ -215,8 +217,7 @@ def test_the_default_timeout_is_that_of_connections(
     attributes: Any = {}
     if asked:
         attributes["get_request"] = lambda self: SERVERS[dispatch].get_request(self)
-    server = make(dispatch, **attributes)
-    server.RequestHandlerClass = Handler
+    server = make(dispatch, Handler, **attributes)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DEADLINE)
     try:
@@ -420,10 +421,10 @@ WITHOUT_SUPER: dict[str, tuple[str, Callable[..., None]]] = {
 """Hooks that make the handler themselves."""
 
 
-def without_super(case: str, make: Callable[..., Any], **attributes: Any) -> Any:
+def without_super(case: str, make: Callable[..., Any], handler: Any, **attributes: Any) -> Any:
     dispatch = "threads" if case == "process_request_thread" else "inline"
     name, hook = WITHOUT_SUPER[case]
-    return make(case if case in SERVERS else dispatch, **{name: hook}, **attributes)
+    return make(case if case in SERVERS else dispatch, handler, **{name: hook}, **attributes)
 
 
 @pytest.mark.parametrize("case", WITHOUT_SUPER)
@@ -436,8 +437,7 @@ def test_hooks_that_make_the_handler_find_a_connection(
             found = (self.request.version(), self.request.cipher(), self.request.session_reused)
             self.wfile.write(f"{peer} {None in found}\n".encode())
 
-    server = without_super(case, make)
-    server.RequestHandlerClass = Handler
+    server = without_super(case, make, Handler)
     with serving(server), connect(server) as client:
         assert hear(client) == b"None False\n"
         client.shutdown(socket.SHUT_RDWR)
@@ -456,8 +456,7 @@ def test_handshake_timeout_where_a_hook_makes_the_handler(
             except Exception as error:
                 errors.append(error)
 
-    server = without_super(case, make, handshake_timeout=0.05)
-    server.RequestHandlerClass = Handler
+    server = without_super(case, make, Handler, handshake_timeout=0.05)
     with serving(server), client_of(server) as silent:
         assert hear_end(silent) == b""
     assert [type(error) for error in errors] == [TimeoutError]
@@ -496,8 +495,7 @@ class Unwrapped(fastsocketserver.StreamRequestHandler):
 def test_a_connection_is_waited_for_when_tls_has_ended(
     dispatch: str, make: Callable[..., Any], connect: Connect
 ) -> None:
-    server = make(dispatch)
-    server.RequestHandlerClass = Unwrapped
+    server = make(dispatch, Unwrapped)
 
     @contextlib.contextmanager
     def unwrapped() -> Iterator[socket.socket]:
@@ -545,8 +543,7 @@ def test_what_comes_after_the_last_word_is_waited_for(
             while self.request.recv(100):
                 pass
 
-    server = make(dispatch)
-    server.RequestHandlerClass = Handler
+    server = make(dispatch, Handler)
     with serving(server):
         with connect(server) as client:
             assert hear_end(client) == b"bye\n"
@@ -565,8 +562,7 @@ def test_a_detached_descriptor_blocks(
             with socket.socket(fileno=self.request.detach()) as own:
                 block.append(os.get_blocking(own.fileno()))
 
-    server = make(dispatch)
-    server.RequestHandlerClass = Handler
+    server = make(dispatch, Handler)
     with serving(server), connect(server) as client:
         hear_end(client)
     assert block == [True]
@@ -662,8 +658,7 @@ def test_handlers_find_an_ssl_socket(
             is_tls = isinstance(self.request, ssl.SSLSocket)
             self.wfile.write(f"{is_tls} {self.request.cipher() is not None}\n".encode())
 
-    server = make(dispatch)
-    server.RequestHandlerClass = Handler
+    server = make(dispatch, Handler)
     with serving(server), connect(server) as client:
         assert hear(client) == b"True True\n"
 
@@ -765,8 +760,8 @@ def test_silent_clients_are_parked_before_the_handshake(
 ) -> None:
     """They hold no thread, and whoever sees the handshake through is served."""
     attributes: dict[str, Any] = {"parking": True, "max_threads": 1}
-    server = server_of("threads", ssl_context=context, **attributes)
-    server.RequestHandlerClass = type("Handler", (Lines,), {"reads_first": False})
+    handler = type("Handler", (Lines,), {"reads_first": False})
+    server = server_of("threads", handler, ssl_context=context, **attributes)
     with serving(server), client_of(server) as silent:
         wait_for(server, parked=1)
         for _ in range(2):
